@@ -1,0 +1,2 @@
+//! The pure judge.
+pub mod question;

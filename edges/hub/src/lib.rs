@@ -1,0 +1,2 @@
+//! Where a decision meets the world.
+pub mod store;
