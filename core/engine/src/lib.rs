@@ -1,2 +1,19 @@
-//! The pure judge.
+//! The pure judge: facts, settings, answers and a time go in; a verdict and effects come out.
+//!
+//! Nothing here opens a socket, reads a clock or draws a random number, so the same input gives
+//! the same output: live, in a replay, in a simulation and under `mpp explain`.
+//!
+//! The tour: [`facts`] is what is known of a transaction; [`identity`] makes keys of it;
+//! [`policy`] finds the settings that hold; [`decide`] walks the [`checks`], which ask
+//! [`question`]s and name effects; a [`verdict`] comes out, and [`reply`] is its SMTP form.
+
+pub mod address;
+pub mod checks;
+pub mod decide;
+pub mod facts;
+pub mod identity;
+pub mod network;
+pub mod policy;
 pub mod question;
+pub mod reply;
+pub mod verdict;

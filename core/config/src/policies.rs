@@ -1,0 +1,156 @@
+//! `[policy.NAME]`: a default, and policies that inherit from it whatever they do not say.
+
+use std::sync::Arc;
+
+use mpp_engine::checks::recipient::Lists;
+use mpp_engine::checks::threshold::Thresholds;
+use mpp_engine::checks::{Armed, Context, KINDS, Kind, Mode, block, threshold};
+use mpp_engine::facts::Direction;
+use mpp_engine::identity::Keyring;
+use mpp_engine::network;
+use mpp_engine::policy::{Match, Pattern, Policies, Policy, Spare};
+use mpp_engine::verdict::{Action, Cause, Verdict};
+use mpp_settings::diagnostic::Place;
+use mpp_settings::{Diagnostic, Kind as ValueKind, Reader, Session, Table};
+
+use crate::overlap;
+
+/// Reads recipient lists and policies.
+pub(crate) fn read(root: &mut Reader<'_>, session: &Session, ring: Keyring) -> Policies {
+    let lists = Arc::new(read_recipients(root, session, ring));
+    let section = root.table("policy");
+    let mut tables: Vec<(&str, &Place, &Table)> = Vec::new();
+    for (name, place, value) in section.names() {
+        match &value.kind {
+            ValueKind::Table(table) => tables.push((name, place, table)),
+            _ => session.report(Diagnostic::error(
+                place.clone(),
+                format!("`policy.{name}` is {}, not a table", value.described()),
+            )),
+        }
+    }
+    let base = tables.iter().find(|(name, ..)| *name == "default").map(|(.., table)| *table);
+    let context = Context { ring, policy: "default", recipients: &lists };
+    let default = Arc::new(read_default(base, session, &context));
+    let mut others = Vec::new();
+    let mut places = Vec::new();
+    for (name, place, table) in tables.iter().filter(|(name, ..)| *name != "default") {
+        let context = Context { ring, policy: name, recipients: &lists };
+        let chain = std::iter::once(*table).chain(base).collect();
+        let mut reader = session.reader(&format!("policy.{name}"), chain);
+        let wanted = read_match(&mut reader, place);
+        let policy = read_policy(&mut reader, &context, Some(&default));
+        reader.finish();
+        others.push((Arc::new(policy), wanted));
+        places.push((*place).clone());
+    }
+    for problem in overlap::find(&others, &places) {
+        session.report(problem);
+    }
+    Policies::new(default, others, ring)
+}
+
+fn read_recipients(root: &mut Reader<'_>, session: &Session, ring: Keyring) -> Lists {
+    let mut lists = Lists::default();
+    let section = root.table("recipients");
+    for (name, place, value) in section.names() {
+        let ValueKind::Table(table) = &value.kind else {
+            let message = format!("`recipients.{name}` is {}, not a table", value.described());
+            session.report(Diagnostic::error(place.clone(), message));
+            continue;
+        };
+        let mut reader = session.reader(&format!("recipients.{name}"), vec![table]);
+        lists.add(&mut reader, ring);
+        reader.finish();
+    }
+    lists
+}
+
+fn read_default(base: Option<&Table>, session: &Session, context: &Context<'_>) -> Policy {
+    let mut reader = session.reader("policy.default", base.into_iter().collect());
+    if let Some((place, _)) = reader.value("match") {
+        let problem = Diagnostic::error(place.clone(), "the default policy has no `match`");
+        reader.report(problem.help("it holds for everything that no other policy is for"));
+    }
+    let policy = read_policy(&mut reader, context, None);
+    reader.finish();
+    policy
+}
+
+fn read_policy(
+    reader: &mut Reader<'_>,
+    context: &Context<'_>,
+    default: Option<&Arc<Policy>>,
+) -> Policy {
+    let words = [("accept", None), ("defer", Some(Action::Defer))];
+    let unavailable = reader.choice("unavailable", "accept", &words).flatten();
+    let mut checks = Vec::with_capacity(KINDS.len());
+    for kind in KINDS {
+        let inherited =
+            default.and_then(|policy| policy.checks.iter().find(|armed| armed.kind.name == kind.name));
+        checks.push(match inherited {
+            // Nothing of its own: the very same check, which keeps ten thousand policies small.
+            Some(armed) if !reader.has_own(kind.name) => armed.clone(),
+            Some(_) | None => read_check(kind, reader, context),
+        });
+    }
+    let armed_block = checks.iter().find(|armed| armed.kind.name == block::KIND.name);
+    let enforces_blocks = armed_block.is_some_and(|armed| armed.mode == Mode::Enforce);
+    let spare = match default {
+        Some(policy) if !reader.has_own(block::KIND.name) => policy.spare,
+        _ => read_spare(reader),
+    };
+    let unavailable = unavailable.map(|action| Verdict::new(action, Cause::Unavailable));
+    Policy { name: context.policy.into(), checks, spare, enforces_blocks, unavailable }
+}
+
+fn read_check(kind: &'static Kind, reader: &mut Reader<'_>, context: &Context<'_>) -> Armed {
+    if kind.name == threshold::KIND.name {
+        let check = Arc::new(Thresholds::read_all(reader.tables(kind.name), context));
+        return Armed { kind, mode: Mode::Enforce, check };
+    }
+    let mut table = reader.table(kind.name);
+    let mode = table.choice("mode", kind.default_mode, &Mode::ALL).unwrap_or(Mode::Enforce);
+    let check = (kind.read)(&mut table, context);
+    table.finish();
+    Armed { kind, mode, check }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "both are small numbers")]
+fn read_spare(reader: &mut Reader<'_>) -> Spare {
+    let mut table = reader.table(block::KIND.name);
+    Spare {
+        clean: table.number("spare_clean", block::SPARE_CLEAN, 0.0) as f32,
+        share: table.share("spare_share", block::SPARE_SHARE) as f32,
+    }
+}
+
+fn read_match(reader: &mut Reader<'_>, place: &Place) -> Match {
+    // Not inherited: `default` has none.
+    let has_match = reader.value("match").is_some();
+    let mut table = reader.table("match");
+    let directions = [("inbound", Direction::Inbound), ("outbound", Direction::Outbound)];
+    let wanted = Match {
+        recipient: table.list("recipient", &[], Pattern::parse),
+        sasl_user: table.list("sasl_user", &[], Pattern::parse_account),
+        sender: table.list("sender", &[], Pattern::parse),
+        client: table.list("client", &[], network::parse),
+        direction: match table.value("direction") {
+            Some(_) => table.choice("direction", "inbound", &directions),
+            None => None,
+        },
+    };
+    table.finish();
+    let is_empty = wanted.recipient.is_empty()
+        && wanted.sasl_user.is_empty()
+        && wanted.sender.is_empty()
+        && wanted.client.is_empty()
+        && wanted.direction.is_none();
+    if is_empty {
+        let name = reader.path().to_owned();
+        let message = if has_match { "matches nothing" } else { "has no `match`" };
+        let problem = Diagnostic::error(place.clone(), format!("`{name}` {message}"));
+        reader.report(problem.help("say for whom it is, such as match = { recipient = [\"@example.org\"] }"));
+    }
+    wanted
+}

@@ -1,0 +1,112 @@
+//! The tables of a configuration and what they mean.
+
+use mpp_engine::identity::Keyring;
+use mpp_engine::network::{self, NetworkSet};
+use mpp_engine::policy::Policies;
+use mpp_settings::{Reader, Session, Table};
+
+use crate::policies;
+
+/// All settings.
+#[derive(Debug)]
+pub struct Configuration {
+    /// `[server]`.
+    pub server: Server,
+    /// `[listen]`.
+    pub listen: Listen,
+    /// `[networks]`.
+    pub networks: Networks,
+    /// `[policy.*]` and `[recipients.*]`.
+    pub policies: Policies,
+    /// Makes keys, with the prefix lengths of `[networks]`.
+    pub ring: Keyring,
+}
+
+/// `[server]`: what the process does and where it keeps things.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// The directory of store and log; empty: the default of the command line.
+    pub state: String,
+    /// How long one decision may take, in milliseconds.
+    pub deadline_ms: u64,
+    /// How many threads answer.
+    pub workers: usize,
+    /// Whether each decision is logged.
+    pub decision_log: bool,
+    /// How many bytes the decision log may take before its oldest part goes.
+    pub log_bytes_max: u64,
+}
+
+/// `[listen]`: the doors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Where the policy service answers: `ADDRESS:PORT` or `unix:PATH`.
+    pub policy: Vec<String>,
+    /// Where commands reach the daemon, `unix:PATH`; empty: in the state directory.
+    pub admin: String,
+    /// How many connections may be open at once.
+    pub connections_max: usize,
+}
+
+/// `[networks]`: who is ours.
+#[derive(Clone, Debug)]
+pub struct Networks {
+    /// Ours: mail from here is outbound and never greylisted, its clients are never blocked.
+    pub local: NetworkSet,
+    /// Peers that may report verdicts; never blocked either.
+    pub trusted: NetworkSet,
+}
+
+/// Reads the whole. Problems go to the session.
+pub(crate) fn read(root: &Table, session: &Session, seed: u64) -> Configuration {
+    let mut root = session.reader("", vec![root]);
+    let server = read_server(&mut root.table("server"));
+    let listen = read_listen(&mut root.table("listen"));
+    let (networks, ring) = read_networks(&mut root.table("networks"), seed);
+    let policies = policies::read(&mut root, session, ring);
+    root.finish();
+    Configuration { server, listen, networks, policies, ring }
+}
+
+fn read_server(table: &mut Reader<'_>) -> Server {
+    let server = Server {
+        state: table.text("state", ""),
+        deadline_ms: table.duration_ms("deadline", "2s").max(1),
+        workers: usize::try_from(table.count("workers", 1, (1, 64))).unwrap_or(1),
+        decision_log: table.flag("decision_log", true),
+        log_bytes_max: table.size_bytes("log_size", "512 MiB"),
+    };
+    table.finish();
+    server
+}
+
+fn read_listen(table: &mut Reader<'_>) -> Listen {
+    let address = |text: &str| {
+        let is_unix = text.strip_prefix("unix:").is_some_and(|path| !path.is_empty());
+        if is_unix || text.parse::<std::net::SocketAddr>().is_ok() {
+            Ok(text.to_owned())
+        } else {
+            Err("expected ADDRESS:PORT, such as \"127.0.0.1:10040\", or \"unix:PATH\"".to_owned())
+        }
+    };
+    let listen = Listen {
+        policy: table.list("policy", &["127.0.0.1:10040"], address),
+        admin: table.text("admin", ""),
+        connections_max: usize::try_from(table.count("connections", 50_000, (1, 1_000_000)))
+            .unwrap_or(50_000),
+    };
+    table.finish();
+    listen
+}
+
+fn read_networks(table: &mut Reader<'_>, seed: u64) -> (Networks, Keyring) {
+    let local = table.list("local", &["127.0.0.0/8", "::1"], network::parse);
+    let trusted = table.list("trusted", &["127.0.0.1", "::1"], network::parse);
+    let prefix = |length: u64| u8::try_from(length).unwrap_or(u8::MAX);
+    let v4_length = prefix(table.count("ipv4_prefix", 24, (8, 32)));
+    let v6_length = prefix(table.count("ipv6_prefix", 64, (16, 128)));
+    table.finish();
+    let networks =
+        Networks { local: local.into_iter().collect(), trusted: trusted.into_iter().collect() };
+    (networks, Keyring::new(seed, v4_length, v6_length))
+}

@@ -1,0 +1,201 @@
+//! Greylisting: ask an unknown sender to come back later (RFC 6647).
+//!
+//! The key is (sender identity, stable sender, recipient); nothing of the content. The identity is
+//! the organisational domain of the verified client name, so that a retry from another member of a
+//! mailbox provider's pool is the retry, else the /24 or /64. Whoever came back once in time is
+//! done with greylisting for `memory`.
+//!
+//! Clients that look like a customer's line rather than a mail server (no verified name, or one
+//! that spells the address) wait `line_delay`: bots that retry at all rarely do so for long, and
+//! meanwhile traps and scanners may tell of them.
+//!
+//! Local networks and authenticated users are outbound and never come here; nor do people to whom
+//! our users wrote first, and senders with a good history.
+
+use std::sync::Arc;
+
+use mpp_settings::Reader;
+
+use super::{Check, Context, Kind, blame};
+use crate::decide::{Event, Pause, Round, Value};
+use crate::facts::{Direction, Facts, Repeat, Stage};
+use crate::question::{Effect, IdentityKind, Key, Moment, Note, Shelf};
+use crate::verdict::{Action, Cause, Numbers, Verdict};
+
+/// The check as data.
+pub const KIND: Kind = Kind {
+    name: "greylist",
+    summary: "Ask an unknown sender to come back later",
+    stages: &[Stage::Rcpt],
+    default_mode: "enforce",
+    read: |table, context| Arc::new(Greylist::read(table, context)),
+};
+
+/// What makes keys of one shelf differ from those of another.
+const TRIPLET_SPACE: u64 = 0x61;
+const PROVER_SPACE: u64 = 0x62;
+const CORRESPONDENT_SPACE: u64 = 0x63;
+
+#[derive(Debug)]
+struct Greylist {
+    delay_ms: u64,
+    line_delay_ms: u64,
+    window_ms: u64,
+    memory_ms: u64,
+    correspondents_ms: u64,
+    trusts_history: bool,
+}
+
+impl Greylist {
+    fn read(table: &mut Reader<'_>, _: &Context<'_>) -> Self {
+        let delay_ms = table.duration_ms("delay", "1m");
+        let has_line_delay = table.value("line_delay").is_some();
+        let line_delay_ms = table.duration_ms("line_delay", "10m");
+        Self {
+            delay_ms,
+            // Whoever sets only the delay means all clients.
+            line_delay_ms: if has_line_delay || table.value("delay").is_none() {
+                line_delay_ms
+            } else {
+                delay_ms
+            },
+            window_ms: table.duration_ms("window", "2d").max(86_400_000),
+            memory_ms: table.duration_ms("memory", "35d"),
+            correspondents_ms: table.duration_ms("correspondents", "90d"),
+            trusts_history: table.flag("trust_history", true),
+        }
+    }
+
+    fn delay_ms(&self, facts: &Facts<'_>) -> u64 {
+        if facts.keys.organisation == 0 { self.line_delay_ms } else { self.delay_ms }
+    }
+}
+
+/// The key of a first try.
+pub fn triplet_key(facts: &Facts<'_>, round: &Round<'_>) -> Key {
+    let ring = round.ring;
+    let sender = ring.pair(facts.keys.stable_sender, facts.keys.recipient);
+    ring.key(TRIPLET_SPACE, ring.pair(facts.keys.pool(), sender))
+}
+
+/// The key of an identity that came back.
+pub fn prover_key(facts: &Facts<'_>, round: &Round<'_>) -> Key {
+    round.ring.key(PROVER_SPACE, facts.keys.prover())
+}
+
+/// The key of mail between one of our users and somebody outside.
+fn correspondent_key(round: &Round<'_>, ours: u64, theirs: u64) -> Key {
+    round.ring.key(CORRESPONDENT_SPACE, round.ring.pair(ours, theirs))
+}
+
+impl Check for Greylist {
+    fn judge(&self, facts: &Facts<'_>, round: &mut Round<'_>) -> Result<Option<Verdict>, Pause> {
+        if facts.recipient.is_empty() {
+            return Ok(None);
+        }
+        if facts.direction == Direction::Outbound {
+            self.note_correspondent(facts, round);
+            return Ok(None);
+        }
+        if round.is_allowed() || facts.is_spared {
+            return Ok(None);
+        }
+        let (prover, triplet) = (prover_key(facts, round), triplet_key(facts, round));
+        let own = round.identity(facts, IdentityKind::Client);
+        let organisation = round.identity(facts, IdentityKind::Organisation);
+        let correspondent = correspondent_key(round, facts.keys.recipient, facts.keys.sender);
+        let (proven, tried, written, own, organisation) = (
+            round.since(Shelf::Proven, prover),
+            round.since(Shelf::Greylisted, triplet),
+            if facts.is_null_sender() { Ok(None) } else { round.since(Shelf::Correspondent, correspondent) },
+            if self.trusts_history { round.history(own) } else { round.history(Key(0)) },
+            if self.trusts_history { round.history(organisation) } else { round.history(Key(0)) },
+        );
+        let (proven, tried, written, own, organisation) =
+            (proven?, tried?, written?, own?, organisation?);
+        let spare = round.policy.spare;
+        let reason = if proven.is_some() {
+            "proven"
+        } else if written.is_some() {
+            "written-to"
+        } else if blame::is_good(own, spare) || blame::is_good(organisation, spare) {
+            "good-history"
+        } else {
+            return Ok(self.wait(facts, (triplet, prover, tried), round));
+        };
+        round.remark("exempt", Value::Word(reason));
+        if let Some(moment) = proven {
+            self.keep_proven(prover, moment, round);
+        }
+        round.effect(Effect::Note(Note::NoWait));
+        Ok(None)
+    }
+
+    /// Mail that turns out to be spam, or hits a trap, does not speak for who sends it.
+    fn learn(&self, facts: &Facts<'_>, event: Event, round: &mut Round<'_>) -> Result<(), Pause> {
+        if facts.direction == Direction::Inbound && matches!(event, Event::Spam | Event::TrapHit) {
+            round.effect(Effect::Note(Note::Condemned));
+        }
+        Ok(())
+    }
+}
+
+impl Greylist {
+    /// The state of one triplet, and what follows.
+    fn wait(
+        &self,
+        facts: &Facts<'_>,
+        (triplet, prover, tried): (Key, Key, Option<Moment>),
+        round: &mut Round<'_>,
+    ) -> Option<Verdict> {
+        let delay_ms = self.delay_ms(facts);
+        let first = tried.filter(|moment| round.now_ms.saturating_sub(moment.at_ms) < self.window_ms);
+        let Some(first) = first else {
+            let again = tried.is_some();
+            let keep_ms = self.window_ms;
+            round.effect(Effect::Remember { shelf: Shelf::Greylisted, key: triplet, keep_ms, again });
+            round.effect(Effect::Note(Note::FirstTry));
+            round.remark("first", Value::Word("now"));
+            round.remark("delay", Value::Period(delay_ms));
+            return Some(deferred(delay_ms));
+        };
+        let age_ms = round.now_ms.saturating_sub(first.at_ms);
+        round.remark("age", Value::Period(age_ms));
+        round.remark("delay", Value::Period(delay_ms));
+        round.remark("tries", Value::Number(u64::from(first.tries)));
+        if age_ms < delay_ms {
+            if facts.repeat == Repeat::No {
+                round.effect(Effect::TooEarly { key: triplet });
+                round.effect(Effect::Note(Note::CameBack { first_ms: first.at_ms }));
+            }
+            return Some(deferred(delay_ms - age_ms));
+        }
+        let keep_ms = self.memory_ms;
+        round.effect(Effect::Remember { shelf: Shelf::Proven, key: prover, keep_ms, again: true });
+        round.effect(Effect::Note(Note::Passed { first_ms: first.at_ms }));
+        None
+    }
+
+    /// Who keeps sending stays proven. Written once in a tenth of the memory, not for each mail.
+    fn keep_proven(&self, prover: Key, moment: Moment, round: &mut Round<'_>) {
+        if round.now_ms.saturating_sub(moment.at_ms) > self.memory_ms / 10 {
+            let keep_ms = self.memory_ms;
+            round.effect(Effect::Remember { shelf: Shelf::Proven, key: prover, keep_ms, again: true });
+        }
+    }
+
+    /// Our user writes to somebody: the answer will not wait.
+    fn note_correspondent(&self, facts: &Facts<'_>, round: &mut Round<'_>) {
+        if facts.is_null_sender() || self.correspondents_ms == 0 {
+            return;
+        }
+        let key = correspondent_key(round, facts.keys.sender, facts.keys.recipient);
+        let keep_ms = self.correspondents_ms;
+        round.effect(Effect::Remember { shelf: Shelf::Correspondent, key, keep_ms, again: true });
+    }
+}
+
+fn deferred(wait_ms: u64) -> Verdict {
+    let numbers = Numbers { wait_ms, ..Numbers::default() };
+    Verdict { action: Action::Defer, cause: Cause::Greylisted, numbers }
+}

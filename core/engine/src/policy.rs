@@ -1,0 +1,321 @@
+//! Policies: the settings that hold for one transaction, found in constant time among thousands.
+//!
+//! The most specific policy wins: an address over a domain over a parent domain over a client
+//! network over a direction over `default`. At the same step a recipient goes before an account,
+//! an account before a sender; inside one dimension no two policies may claim the same thing.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use ipnet::IpNet;
+
+use crate::address;
+use crate::checks::Armed;
+use crate::facts::{Direction, Facts};
+use crate::identity::Keyring;
+use crate::network::NetworkSet;
+use crate::verdict::Verdict;
+
+/// The settings that hold for a transaction.
+#[derive(Debug)]
+pub struct Policy {
+    /// Its name in the configuration.
+    pub name: Arc<str>,
+    /// The checks, cheap before dear, in the order of [`crate::checks::KINDS`].
+    pub checks: Vec<Armed>,
+    /// Which identities count as shared or well known and are spared.
+    pub spare: Spare,
+    /// Whether blocks are enforced, so that other checks may leave the answer to them.
+    pub enforces_blocks: bool,
+    /// What holds when a check cannot be answered; nothing: it has no opinion then.
+    pub unavailable: Option<Verdict>,
+}
+
+/// When an identity has a history good enough that no single fact blocks it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spare {
+    /// So many clean messages at least.
+    pub clean: f32,
+    /// And at least this share of all that is known of it is clean.
+    pub share: f32,
+}
+
+/// What a policy is for. All that is given must fit; of a list one entry must.
+#[derive(Clone, Debug, Default)]
+pub struct Match {
+    /// Recipients: addresses, domains, parent domains.
+    pub recipient: Vec<Pattern>,
+    /// Accounts.
+    pub sasl_user: Vec<Pattern>,
+    /// Senders: addresses, domains, parent domains.
+    pub sender: Vec<Pattern>,
+    /// Client networks.
+    pub client: Vec<IpNet>,
+    /// The direction.
+    pub direction: Option<Direction>,
+}
+
+/// Which addresses are meant.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Pattern {
+    /// One address, or one account name.
+    Address(String),
+    /// All addresses of a domain.
+    Domain(String),
+    /// All addresses of a domain and of all domains below it.
+    Below(String),
+}
+
+impl Pattern {
+    /// Reads `user@example.org`, `@example.org` or `example.org` (a domain), and `.example.org`
+    /// or `@.example.org` (a domain and all below it).
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.to_ascii_lowercase();
+        if text.is_empty() || text.contains(char::is_whitespace) {
+            return Err("expected an address, a domain or a domain with a leading dot".into());
+        }
+        match text.rfind('@') {
+            Some(0) => Ok(Self::domain(text.get(1..).unwrap_or(""))),
+            Some(_) => Ok(Self::Address(text)),
+            None => Ok(Self::domain(&text)),
+        }
+    }
+
+    /// Reads an account name: one with an `@` may be a whole domain, as in `@example.org`.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn parse_account(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("expected an account name".into());
+        }
+        let text = text.to_ascii_lowercase();
+        match text.strip_prefix('@') {
+            Some(domain) => Ok(Self::domain(domain)),
+            None => Ok(Self::Address(text)),
+        }
+    }
+
+    fn domain(text: &str) -> Self {
+        match text.strip_prefix('.') {
+            Some(parent) => Self::Below(parent.to_owned()),
+            None => Self::Domain(text.to_owned()),
+        }
+    }
+}
+
+/// All policies of a configuration.
+#[derive(Debug)]
+pub struct Policies {
+    default: Arc<Policy>,
+    entries: Vec<Entry>,
+    index: HashMap<(Side, u64), Vec<u32>>,
+    networks: Vec<(IpNet, u32)>,
+    directed: Vec<u32>,
+    sides: [bool; 3],
+    has_parents: [bool; 3],
+}
+
+#[derive(Debug)]
+struct Entry {
+    policy: Arc<Policy>,
+    wanted: Wanted,
+}
+
+/// The rest of a match, to be verified for a policy that the index has found.
+#[derive(Debug)]
+struct Wanted {
+    sides: [Vec<Pattern>; 3],
+    client: NetworkSet,
+    direction: Option<Direction>,
+}
+
+impl Wanted {
+    /// In how many ways it narrows down what is meant: among equals the narrower policy wins.
+    fn dimensions(&self) -> usize {
+        let sides = self.sides.iter().filter(|patterns| !patterns.is_empty()).count();
+        sides + usize::from(!self.client.is_empty()) + usize::from(self.direction.is_some())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Side {
+    Recipient,
+    SaslUser,
+    Sender,
+}
+
+const SIDES: [Side; 3] = [Side::Recipient, Side::SaslUser, Side::Sender];
+
+impl Policies {
+    /// Builds the index. `others` are all policies but the default.
+    pub fn new(default: Arc<Policy>, others: Vec<(Arc<Policy>, Match)>, ring: Keyring) -> Self {
+        let mut policies = Self {
+            default,
+            entries: Vec::with_capacity(others.len()),
+            index: HashMap::new(),
+            networks: Vec::new(),
+            directed: Vec::new(),
+            sides: [false; 3],
+            has_parents: [false; 3],
+        };
+        for (policy, wanted) in others {
+            policies.add(policy, wanted, ring);
+        }
+        let Self { entries, index, directed, networks, .. } = &mut policies;
+        let narrower = |number: &u32| {
+            let wanted = entries.get(*number as usize).map(|entry| &entry.wanted);
+            std::cmp::Reverse(wanted.map_or(0, Wanted::dimensions))
+        };
+        index.values_mut().for_each(|numbers| numbers.sort_by_key(narrower));
+        directed.sort_by_key(narrower);
+        networks.sort_by_key(|(network, number)| {
+            (std::cmp::Reverse(network.prefix_len()), narrower(number))
+        });
+        policies
+    }
+
+    fn add(&mut self, policy: Arc<Policy>, wanted: Match, ring: Keyring) {
+        let number = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        let sides = [wanted.recipient, wanted.sasl_user, wanted.sender];
+        // Indexed by its first dimension only: the others are verified when it is found.
+        let first = sides.iter().position(|patterns| !patterns.is_empty());
+        match first.and_then(|first| Some((first, SIDES.get(first)?, sides.get(first)?))) {
+            Some((first, side, patterns)) => {
+                if let Some(used) = self.sides.get_mut(first) {
+                    *used = true;
+                }
+                for pattern in patterns {
+                    let (kind, text) = match pattern {
+                        Pattern::Address(address) => (0, address),
+                        Pattern::Domain(domain) => (1, domain),
+                        Pattern::Below(domain) => (2, domain),
+                    };
+                    if let (2, Some(used)) = (kind, self.has_parents.get_mut(first)) {
+                        *used = true;
+                    }
+                    let key = ring.key(kind + 1, ring.text(text)).0;
+                    self.index.entry((*side, key)).or_default().push(number);
+                }
+            }
+            None if wanted.client.is_empty() => self.directed.push(number),
+            None => self.networks.extend(wanted.client.iter().map(|network| (*network, number))),
+        }
+        let client = wanted.client.into_iter().collect();
+        self.entries.push(Entry { policy, wanted: Wanted { sides, client, direction: wanted.direction } });
+    }
+
+    /// The policy that holds.
+    pub fn resolve(&self, facts: &Facts<'_>, ring: Keyring) -> &Arc<Policy> {
+        if self.entries.is_empty() {
+            return &self.default;
+        }
+        self.by_sides(facts, ring)
+            .or_else(|| self.by_network(facts))
+            .or_else(|| self.directed.iter().find_map(|number| self.fitting(*number, facts, None)))
+            .unwrap_or(&self.default)
+    }
+
+    fn by_sides(&self, facts: &Facts<'_>, ring: Keyring) -> Option<&Arc<Policy>> {
+        let keys = &facts.keys;
+        let used = || SIDES.iter().zip(self.sides).filter(|(_, used)| *used).map(|(side, _)| *side);
+        for side in used() {
+            let hash = match side {
+                Side::Recipient => keys.recipient,
+                Side::SaslUser => keys.sasl_user,
+                Side::Sender => keys.sender,
+            };
+            if let Some(found) = self.at(side, ring.key(1, hash).0, facts) {
+                return Some(found);
+            }
+        }
+        for side in used() {
+            let hash = match side {
+                Side::Recipient => keys.recipient_domain,
+                Side::SaslUser => ring.text(address::split(facts.sasl_user).1),
+                Side::Sender => keys.sender_domain,
+            };
+            if let Some(found) = self.at(side, ring.key(2, hash).0, facts) {
+                return Some(found);
+            }
+        }
+        let parents = SIDES.iter().zip(self.has_parents).filter(|(_, used)| *used);
+        parents.map(|(side, _)| side).find_map(|side| {
+            let mut domain = address::split(side_text(*side, facts)).1;
+            while !domain.is_empty() {
+                if let Some(found) = self.at(*side, ring.key(3, ring.text(domain)).0, facts) {
+                    return Some(found);
+                }
+                domain = domain.split_once('.').map_or("", |(_, parent)| parent);
+            }
+            None
+        })
+    }
+
+    fn at(&self, side: Side, key: u64, facts: &Facts<'_>) -> Option<&Arc<Policy>> {
+        let numbers = self.index.get(&(side, key))?;
+        numbers.iter().find_map(|number| self.fitting(*number, facts, Some(side)))
+    }
+
+    fn by_network(&self, facts: &Facts<'_>) -> Option<&Arc<Policy>> {
+        let client = facts.client.to_canonical();
+        self.networks
+            .iter()
+            .filter(|(network, _)| network.contains(&client))
+            .find_map(|(_, number)| self.fitting(*number, facts, None))
+    }
+
+    /// The policy of that number if all that it wants fits; `found` has been looked up already.
+    fn fitting(&self, number: u32, facts: &Facts<'_>, found: Option<Side>) -> Option<&Arc<Policy>> {
+        let entry = self.entries.get(number as usize)?;
+        let wanted = &entry.wanted;
+        let sides_fit = wanted.sides.iter().zip(SIDES).all(|(patterns, side)| {
+            patterns.is_empty()
+                || found == Some(side)
+                || patterns.iter().any(|pattern| fits(pattern, side_text(side, facts)))
+        });
+        let fits = sides_fit
+            && wanted.direction.is_none_or(|direction| direction == facts.direction)
+            && (wanted.client.is_empty() || wanted.client.contains(facts.client));
+        fits.then_some(&entry.policy)
+    }
+
+    /// The default policy.
+    pub fn default_policy(&self) -> &Arc<Policy> {
+        &self.default
+    }
+
+    /// The policy of that name.
+    pub fn named(&self, name: &str) -> Option<&Arc<Policy>> {
+        let all = self.entries.iter().map(|entry| &entry.policy);
+        all.chain([&self.default]).find(|policy| &*policy.name == name)
+    }
+
+    /// How many there are, the default included.
+    pub fn count(&self) -> usize {
+        self.entries.len() + 1
+    }
+}
+
+fn side_text<'a>(side: Side, facts: &Facts<'a>) -> &'a str {
+    match side {
+        Side::Recipient => facts.recipient,
+        Side::SaslUser => facts.sasl_user,
+        Side::Sender => facts.sender,
+    }
+}
+
+/// Whether an address, or an account name, is one that the pattern means.
+pub fn fits(pattern: &Pattern, text: &str) -> bool {
+    match pattern {
+        Pattern::Address(address) => address == text,
+        Pattern::Domain(domain) => address::split(text).1 == domain,
+        Pattern::Below(domain) => {
+            let own = address::split(text).1;
+            !own.is_empty() && address::is_below(own, domain)
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! Reading settings out of tables: every mistake is collected, nothing stops at the first.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::diagnostic::{Diagnostic, Place, Severity, nearest};
+use crate::form;
+use crate::value::{File, Kind, Table, Value};
+
+/// One reading of a configuration: the files it may name, and what was found wrong so far.
+#[derive(Debug, Default)]
+pub struct Session {
+    shared: Rc<RefCell<Shared>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    files: Vec<Rc<File>>,
+    lists: BTreeMap<String, usize>,
+    wanted: BTreeMap<String, Place>,
+    diagnostics: Vec<Diagnostic>,
+    effective: Vec<(String, String)>,
+}
+
+impl Session {
+    /// Starts a reading of these files; number 0 is the configuration.
+    pub fn new(files: Vec<File>) -> Self {
+        let shared = Shared { files: files.into_iter().map(Rc::new).collect(), ..Shared::default() };
+        Self { shared: Rc::new(RefCell::new(shared)) }
+    }
+
+    /// Hands in the text of a file that a setting names as `file:NAME`.
+    pub fn give(&mut self, name: &str, text: String) {
+        let mut shared = self.shared.borrow_mut();
+        let number = shared.files.len();
+        shared.files.push(Rc::new(File { name: name.to_owned(), text }));
+        shared.lists.insert(name.to_owned(), number);
+    }
+
+    /// Files that settings name and nobody has handed in, with the place that names them.
+    pub fn wanted(&self) -> BTreeMap<String, Place> {
+        self.shared.borrow().wanted.clone()
+    }
+
+    /// A reader of the first table of `chain`; what it does not hold is looked for in the next.
+    /// `path` names it in messages.
+    pub fn reader<'t>(&self, path: &str, chain: Vec<&'t Table>) -> Reader<'t> {
+        Reader { shared: Rc::clone(&self.shared), path: path.to_owned(), chain, asked: Vec::new() }
+    }
+
+    /// Adds a problem found outside a reader.
+    pub fn report(&self, diagnostic: Diagnostic) {
+        self.shared.borrow_mut().diagnostics.push(diagnostic);
+    }
+
+    /// All problems found, errors first, each kind in the order of the text.
+    pub fn diagnostics(&self) -> Vec<Diagnostic> {
+        let mut all = self.shared.borrow().diagnostics.clone();
+        let place = |d: &Diagnostic| d.place.as_ref().map(|p| (p.file, p.span.start));
+        all.sort_by_key(|problem| (problem.severity, place(problem)));
+        all.dedup();
+        all
+    }
+
+    /// Whether nothing worse than a warning was found.
+    pub fn is_sound(&self) -> bool {
+        self.shared.borrow().diagnostics.iter().all(|d| d.severity != Severity::Error)
+    }
+
+    /// Every setting that was read with the value that holds, as TOML: `path.name` and value.
+    pub fn effective(&self) -> Vec<(String, String)> {
+        self.shared.borrow().effective.clone()
+    }
+
+    /// Name and text of the files, by number.
+    pub fn files(&self) -> Vec<Rc<File>> {
+        self.shared.borrow().files.clone()
+    }
+}
+
+/// Reads one table, falling back on the tables it inherits from.
+#[derive(Debug)]
+pub struct Reader<'t> {
+    shared: Rc<RefCell<Shared>>,
+    path: String,
+    chain: Vec<&'t Table>,
+    asked: Vec<&'static str>,
+}
+
+impl<'t> Reader<'t> {
+    /// What messages call this table.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Whether the table itself holds anything of its own.
+    pub fn is_own(&self) -> bool {
+        self.chain.first().is_some_and(|table| !table.entries.is_empty())
+    }
+
+    /// Whether the table itself, not one that it inherits from, holds a key.
+    pub fn has_own(&mut self, name: &'static str) -> bool {
+        self.value(name);
+        self.chain.first().is_some_and(|table| table.entries.contains_key(name))
+    }
+
+    /// Where the table stands.
+    pub fn place(&self) -> Place {
+        self.chain.first().map_or(Place { file: 0, span: 0..0 }, |table| table.place.clone())
+    }
+
+    /// The value of a key, inherited if need be, with the place of the key.
+    pub fn value(&mut self, name: &'static str) -> Option<(&'t Place, &'t Value)> {
+        if !self.asked.contains(&name) {
+            self.asked.push(name);
+        }
+        self.chain.iter().find_map(|table| table.entries.get(name)).map(|(at, value)| (at, value))
+    }
+
+    /// A duration in milliseconds. `default` is in the form that people write.
+    pub fn duration_ms(&mut self, name: &'static str, default: &str) -> u64 {
+        let read = self.form(name, "a duration such as \"1m\"", form::duration_ms);
+        let value = read.unwrap_or_else(|| form::duration_ms(default).unwrap_or(0));
+        self.note(name, format!("{:?}", form::duration_text(value)));
+        value
+    }
+
+    /// A share from 0 to 1.
+    pub fn share(&mut self, name: &'static str, default: &str) -> f64 {
+        let read = self.form(name, "a share such as \"30%\"", form::share);
+        let value = read.unwrap_or_else(|| form::share(default).unwrap_or(0.0));
+        self.note(name, format!("\"{}%\"", value * 100.0));
+        value
+    }
+
+    /// A size in bytes.
+    pub fn size_bytes(&mut self, name: &'static str, default: &str) -> u64 {
+        let read = self.form(name, "a size such as \"25 MiB\"", form::size_bytes);
+        let value = read.unwrap_or_else(|| form::size_bytes(default).unwrap_or(0));
+        self.note(name, format!("\"{value} B\""));
+        value
+    }
+
+    /// A string read by `parse`, if it is there.
+    pub fn form<T>(
+        &mut self,
+        name: &'static str,
+        wanted: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let (_, value) = self.value(name)?;
+        let result = match &value.kind {
+            Kind::Text(text) => parse(text),
+            _ => Err(format!("expected {wanted}, found {}", value.described())),
+        };
+        result.map_err(|message| self.wrong(value, name, &message)).ok()
+    }
+
+    /// A string.
+    pub fn text(&mut self, name: &'static str, default: &str) -> String {
+        let read = self.form(name, "a string", |text| Ok(text.to_owned()));
+        let value = read.unwrap_or_else(|| default.to_owned());
+        self.note(name, format!("{value:?}"));
+        value
+    }
+
+    /// One of the words of `choices`.
+    pub fn choice<T: Copy>(
+        &mut self,
+        name: &'static str,
+        default: &str,
+        choices: &[(&'static str, T)],
+    ) -> Option<T> {
+        let find = |text: &str| choices.iter().find(|(word, _)| *word == text).map(|(_, t)| *t);
+        let words = || choices.iter().map(|(word, _)| *word);
+        let read = self.form(name, "a word", |text| {
+            find(text).map(|value| (text.to_owned(), value)).ok_or_else(|| {
+                let known = words().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
+                match nearest(text, words()) {
+                    Some(near) => format!("`{text}` is none of {known}; did you mean `{near}`?"),
+                    None => format!("`{text}` is none of {known}"),
+                }
+            })
+        });
+        let (text, value) = match read {
+            Some((text, value)) => (text, Some(value)),
+            None => (default.to_owned(), find(default)),
+        };
+        self.note(name, format!("{text:?}"));
+        value
+    }
+
+    /// A whole number between `least` and `most`.
+    pub fn count(&mut self, name: &'static str, default: u64, (least, most): (u64, u64)) -> u64 {
+        let read = self.value(name).and_then(|(_, value)| match value.kind {
+            Kind::Whole(number) if u64::try_from(number).is_ok_and(|n| n >= least && n <= most) => {
+                u64::try_from(number).ok()
+            }
+            Kind::Whole(_) => {
+                self.wrong(value, name, &format!("it must lie between {least} and {most}"));
+                None
+            }
+            _ => {
+                let found = value.described();
+                self.wrong(value, name, &format!("expected a whole number, found {found}"));
+                None
+            }
+        });
+        let value = read.unwrap_or(default);
+        self.note(name, value.to_string());
+        value
+    }
+
+    /// A number of at least `least`.
+    pub fn number(&mut self, name: &'static str, default: f64, least: f64) -> f64 {
+        let read = self.value(name).and_then(|(_, value)| {
+            #[allow(clippy::cast_precision_loss, reason = "settings are small numbers")]
+            let number = match value.kind {
+                Kind::Whole(number) => number as f64,
+                Kind::Fraction(number) => number,
+                _ => f64::NAN,
+            };
+            if number.is_finite() && number >= least {
+                return Some(number);
+            }
+            self.wrong(value, name, &format!("expected a number of at least {least}"));
+            None
+        });
+        let value = read.unwrap_or(default);
+        self.note(name, value.to_string());
+        value
+    }
+
+    /// true or false.
+    pub fn flag(&mut self, name: &'static str, default: bool) -> bool {
+        let read = self.value(name).and_then(|(_, value)| {
+            if let Kind::Flag(flag) = value.kind {
+                return Some(flag);
+            }
+            let found = value.described();
+            self.wrong(value, name, &format!("expected true or false, found {found}"));
+            None
+        });
+        let value = read.unwrap_or(default);
+        self.note(name, value.to_string());
+        value
+    }
+
+    /// A list of strings: written out, as `"file:NAME"` (one a line, `#` comments), or both mixed.
+    /// Each item is read by `parse`; one that is wrong is reported at its own place.
+    pub fn list<T>(
+        &mut self,
+        name: &'static str,
+        default: &[&str],
+        mut parse: impl FnMut(&str) -> Result<T, String>,
+    ) -> Vec<T> {
+        let mut items = Vec::new();
+        let Some((_, value)) = self.value(name) else {
+            items.extend(default.iter().filter_map(|item| parse(item).ok()));
+            self.note(name, format!("{default:?}"));
+            return items;
+        };
+        let single = std::slice::from_ref(value);
+        let written = if let Kind::List(list) = &value.kind { list.as_slice() } else { single };
+        let mut shown = Vec::new();
+        for value in written {
+            let Kind::Text(text) = &value.kind else {
+                let found = value.described();
+                self.wrong(value, name, &format!("expected a string, found {found}"));
+                continue;
+            };
+            shown.push(text.as_str());
+            match text.strip_prefix("file:") {
+                Some(file) => self.list_file(file, value, &mut parse, &mut items),
+                None => match parse(text) {
+                    Ok(item) => items.push(item),
+                    Err(message) => self.wrong(value, name, &message),
+                },
+            }
+        }
+        self.note(name, format!("{shown:?}"));
+        items
+    }
+
+    /// The items of the files that a setting names, with or without `file:` before the name.
+    pub fn files<T>(
+        &mut self,
+        name: &'static str,
+        mut parse: impl FnMut(&str) -> Result<T, String>,
+    ) -> Vec<T> {
+        let mut items = Vec::new();
+        let Some((_, value)) = self.value(name) else { return items };
+        let single = std::slice::from_ref(value);
+        let written = if let Kind::List(list) = &value.kind { list.as_slice() } else { single };
+        let mut shown = Vec::new();
+        for value in written {
+            let Kind::Text(text) = &value.kind else {
+                let found = value.described();
+                self.wrong(value, name, &format!("expected a file name, found {found}"));
+                continue;
+            };
+            shown.push(text.as_str());
+            let file = text.strip_prefix("file:").unwrap_or(text);
+            self.list_file(file, value, &mut parse, &mut items);
+        }
+        self.note(name, format!("{shown:?}"));
+        items
+    }
+
+    /// The items of a file: one a line, blank lines and `#` comments skipped.
+    fn list_file<T>(
+        &self,
+        name: &str,
+        value: &Value,
+        parse: &mut impl FnMut(&str) -> Result<T, String>,
+        items: &mut Vec<T>,
+    ) {
+        let found = self.shared.borrow().lists.get(name).copied();
+        let Some(number) = found else {
+            self.shared.borrow_mut().wanted.insert(name.to_owned(), value.place.clone());
+            return;
+        };
+        let Some(file) = self.shared.borrow().files.get(number).cloned() else { return };
+        let mut start = 0;
+        let mut wrong = 0;
+        for line in file.text.split_inclusive('\n') {
+            let item = line.trim();
+            if !item.is_empty() && !item.starts_with('#') {
+                match parse(item) {
+                    Ok(item) => items.push(item),
+                    Err(message) if wrong < MISTAKES_PER_FILE_MAX => {
+                        wrong += 1;
+                        let span = start..start + line.trim_end().len();
+                        self.report(Diagnostic::error(Place { file: number, span }, message));
+                    }
+                    Err(_) => {}
+                }
+            }
+            start += line.len();
+        }
+    }
+
+    /// A table below this one, with what it inherits. It is there even if nobody wrote it.
+    #[must_use]
+    pub fn table(&mut self, name: &'static str) -> Self {
+        self.value(name);
+        let mut chain = Vec::new();
+        for table in &self.chain {
+            match table.entries.get(name).map(|(_, value)| value) {
+                Some(Value { kind: Kind::Table(below), .. }) => chain.push(below),
+                Some(value) => {
+                    let found = value.described();
+                    self.wrong(value, name, &format!("expected a table, found {found}"));
+                }
+                None => {}
+            }
+        }
+        Self {
+            shared: Rc::clone(&self.shared),
+            path: if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) },
+            chain,
+            asked: Vec::new(),
+        }
+    }
+
+    /// The tables of an array such as `[[policy.default.threshold]]`, of the first in the chain
+    /// that has it, or of all from the farthest to the nearest if `all`.
+    pub fn tables(&mut self, name: &'static str) -> Vec<Self> {
+        let mut readers = Vec::new();
+        self.value(name);
+        for table in self.chain.iter().rev() {
+            let Some((_, value)) = table.entries.get(name) else { continue };
+            let Kind::List(list) = &value.kind else {
+                self.wrong(value, name, &format!("expected [[{}.{name}]] tables", self.path));
+                continue;
+            };
+            for value in list {
+                let Kind::Table(below) = &value.kind else {
+                    self.wrong(value, name, &format!("expected [[{}.{name}]] tables", self.path));
+                    continue;
+                };
+                readers.push(Self {
+                    shared: Rc::clone(&self.shared),
+                    path: format!("{}.{name}", self.path),
+                    chain: vec![below],
+                    asked: Vec::new(),
+                });
+            }
+        }
+        readers
+    }
+
+    /// The names of the tables below this one, in order, with the place of each.
+    pub fn names(&self) -> Vec<(&'t str, &'t Place, &'t Value)> {
+        self.chain
+            .first()
+            .map(|table| table.entries.iter().map(|(name, (at, value))| (name.as_str(), at, value)).collect())
+            .unwrap_or_default()
+    }
+
+    /// Reports every key that nobody asked for.
+    pub fn finish(&mut self) {
+        let Some(table) = self.chain.first() else { return };
+        for (name, (place, _)) in &table.entries {
+            if self.asked.iter().any(|asked| asked == name) {
+                continue;
+            }
+            let inside =
+                if self.path.is_empty() { String::new() } else { format!(" in `{}`", self.path) };
+            let mut problem = Diagnostic::error(place.clone(), format!("unknown setting `{name}`{inside}"));
+            problem.help = Some(if let Some(near) = nearest(name, self.asked.iter().copied()) {
+                format!("did you mean `{near}`?")
+            } else {
+                let mut known = self.asked.clone();
+                known.sort_unstable();
+                format!("known here: {}", known.join(", "))
+            });
+            self.report(problem);
+        }
+    }
+
+    /// Adds a problem at a place.
+    pub fn report(&self, diagnostic: Diagnostic) {
+        self.shared.borrow_mut().diagnostics.push(diagnostic);
+    }
+
+    fn wrong(&self, value: &Value, name: &str, message: &str) {
+        let head = format!("wrong value for `{name}`");
+        self.report(Diagnostic::error(value.place.clone(), head).label(message));
+    }
+
+    fn note(&self, name: &str, value: String) {
+        let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
+        self.shared.borrow_mut().effective.push((path, value));
+    }
+}
+
+/// Mistakes reported of one list file; more of the same would only hide the others.
+const MISTAKES_PER_FILE_MAX: usize = 20;

@@ -1,0 +1,321 @@
+//! The Postfix SMTP access policy delegation protocol (Postfix: `SMTPD_POLICY_README`).
+//!
+//! A request is lines `name=value`, ended by an empty line; the answer is one line `action=...`
+//! and an empty line. Only LF ends a line. Names are known or not; a value may hold `=`.
+
+use memchr::{memchr, memmem};
+
+/// No request may be longer, in bytes. Postfix sends some 700; addresses and certificate names
+/// together stay far below.
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// So many unknown attributes of a request are kept for the log.
+pub const UNKNOWN_MAX: usize = 4;
+
+/// What is wrong with a request. There is no answer to give: the connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// No empty line within [`REQUEST_BYTES_MAX`].
+    #[error("request over {REQUEST_BYTES_MAX} bytes")]
+    TooLong,
+    /// A line is no `name=value`.
+    #[error("line without '='")]
+    NoEquals,
+    /// A NUL byte.
+    #[error("NUL byte")]
+    Nul,
+    /// There is no `request` attribute, or an empty request.
+    #[error("no request attribute")]
+    NoRequest,
+}
+
+/// One request. What was not sent is empty, as Postfix itself sends what it does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are Postfix's attributes, by their names")]
+pub struct Request<'a> {
+    pub request: &'a [u8],
+    pub protocol_state: &'a [u8],
+    pub helo_name: &'a [u8],
+    pub queue_id: &'a [u8],
+    pub sender: &'a [u8],
+    pub recipient: &'a [u8],
+    pub recipient_count: &'a [u8],
+    pub client_address: &'a [u8],
+    pub client_name: &'a [u8],
+    pub reverse_client_name: &'a [u8],
+    pub client_port: &'a [u8],
+    pub instance: &'a [u8],
+    pub sasl_username: &'a [u8],
+    pub size: &'a [u8],
+    pub policy_context: &'a [u8],
+    /// Ours: the verdict of an observation, `spam` or `ham`.
+    pub verdict: &'a [u8],
+    /// Ours: virtual time of a replay, in seconds since 1970 with decimals.
+    pub mpp_time: &'a [u8],
+    /// Attributes that no Postfix known to us sends: name and value.
+    pub unknown: [(&'a [u8], &'a [u8]); UNKNOWN_MAX],
+}
+
+/// Attributes that Postfix sends and nothing here looks at.
+const UNUSED: [&[u8]; 18] = [
+    b"protocol_name",
+    b"sasl_method",
+    b"sasl_sender",
+    b"ccert_subject",
+    b"ccert_issuer",
+    b"ccert_fingerprint",
+    b"ccert_pubkey_fingerprint",
+    b"encryption_protocol",
+    b"encryption_cipher",
+    b"encryption_keysize",
+    b"etrn_domain",
+    b"stress",
+    b"server_address",
+    b"server_port",
+    b"compatibility_level",
+    b"mail_version",
+    b"tls_sni",
+    b"client_port_name",
+];
+
+impl<'a> Request<'a> {
+    /// Reads the lines of a request, its closing empty line left out.
+    ///
+    /// # Errors
+    /// The lines are no request.
+    pub fn parse(lines: &'a [u8]) -> Result<Self, Malformed> {
+        if memchr(0, lines).is_some() {
+            return Err(Malformed::Nul);
+        }
+        let mut request = Self::default();
+        let mut rest = lines;
+        while !rest.is_empty() {
+            let end = memchr(b'\n', rest).unwrap_or(rest.len());
+            let (line, tail) = rest.split_at(end);
+            rest = tail.get(1..).unwrap_or_default();
+            let equals = memchr(b'=', line).ok_or(Malformed::NoEquals)?;
+            let (name, value) = line.split_at(equals);
+            request.set(name, value.get(1..).unwrap_or_default());
+        }
+        if request.request.is_empty() { Err(Malformed::NoRequest) } else { Ok(request) }
+    }
+
+    fn set(&mut self, name: &'a [u8], value: &'a [u8]) {
+        let place = match name {
+            b"request" => &mut self.request,
+            b"protocol_state" => &mut self.protocol_state,
+            b"helo_name" => &mut self.helo_name,
+            b"queue_id" => &mut self.queue_id,
+            b"sender" => &mut self.sender,
+            b"recipient" => &mut self.recipient,
+            b"recipient_count" => &mut self.recipient_count,
+            b"client_address" => &mut self.client_address,
+            b"client_name" => &mut self.client_name,
+            b"reverse_client_name" => &mut self.reverse_client_name,
+            b"client_port" => &mut self.client_port,
+            b"instance" => &mut self.instance,
+            b"sasl_username" => &mut self.sasl_username,
+            b"size" => &mut self.size,
+            b"policy_context" => &mut self.policy_context,
+            b"verdict" => &mut self.verdict,
+            b"mpp_time" => &mut self.mpp_time,
+            _ => {
+                if !UNUSED.contains(&name)
+                    && let Some(free) = self.unknown.iter_mut().find(|(name, _)| name.is_empty())
+                {
+                    *free = (name, value);
+                }
+                return;
+            }
+        };
+        *place = value;
+    }
+}
+
+/// Cuts a stream into requests. It holds only what a read has left of an unfinished one.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    held: Vec<u8>,
+    /// Bytes of `held` that were searched for the end already.
+    searched: usize,
+}
+
+impl Decoder {
+    /// Takes what was read; the requests in it come out of [`Requests::next_request`]. What is left
+    /// when that is dropped is held for the next call.
+    pub fn feed<'d>(&'d mut self, bytes: &'d [u8]) -> Requests<'d> {
+        let mut own = std::mem::take(&mut self.held);
+        let searched = std::mem::take(&mut self.searched);
+        let (own, whole) = if own.is_empty() {
+            (None, bytes)
+        } else {
+            own.extend_from_slice(bytes);
+            (Some(own), bytes)
+        };
+        Requests { decoder: self, own, borrowed: whole, at: 0, searched }
+    }
+
+    /// Bytes held of an unfinished request.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+}
+
+/// The requests in what was fed last.
+#[derive(Debug)]
+pub struct Requests<'d> {
+    decoder: &'d mut Decoder,
+    own: Option<Vec<u8>>,
+    borrowed: &'d [u8],
+    at: usize,
+    searched: usize,
+}
+
+impl Requests<'_> {
+    /// The next whole request; nothing if more bytes are needed. After an error the stream is
+    /// without meaning.
+    pub fn next_request(&mut self) -> Option<Result<Request<'_>, Malformed>> {
+        let whole = self.own.as_deref().unwrap_or(self.borrowed);
+        let rest = whole.get(self.at..).unwrap_or_default();
+        // The end may straddle two reads: search again from one byte before.
+        let from = self.searched.saturating_sub(1).min(rest.len());
+        let found = memmem::find(rest.get(from..).unwrap_or_default(), b"\n\n").map(|at| at + from);
+        let Some(end) = found else {
+            self.searched = rest.len();
+            if rest.first() == Some(&b'\n') {
+                return Some(Err(Malformed::NoRequest));
+            }
+            return (rest.len() > REQUEST_BYTES_MAX).then_some(Err(Malformed::TooLong));
+        };
+        self.searched = 0;
+        self.at += end + 2;
+        if end > REQUEST_BYTES_MAX {
+            return Some(Err(Malformed::TooLong));
+        }
+        Some(Request::parse(rest.get(..end).unwrap_or_default()))
+    }
+}
+
+impl Drop for Requests<'_> {
+    fn drop(&mut self) {
+        self.decoder.searched = self.searched;
+        match self.own.take() {
+            Some(mut own) if self.at < own.len() => {
+                own.drain(..self.at);
+                self.decoder.held = own;
+            }
+            Some(_) => {}
+            None => {
+                let left = self.borrowed.get(self.at..).unwrap_or_default();
+                self.decoder.held.extend_from_slice(left);
+            }
+        }
+    }
+}
+
+/// Appends an answer. Whatever is not printable ASCII becomes `?`, so that it is one line and
+/// Postfix takes it (`valid_utf8_action`); it is cut where Postfix would cut the reply.
+pub fn push_answer(action: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"action=");
+    let cut = action.as_bytes().get(..ACTION_BYTES_MAX).unwrap_or(action.as_bytes());
+    out.extend(cut.iter().map(|byte| if matches!(byte, 0x20..=0x7e) { *byte } else { b'?' }));
+    out.extend_from_slice(b"\n\n");
+}
+
+/// Postfix cuts a reply at 510 bytes; this leaves room for what it puts before our text.
+pub const ACTION_BYTES_MAX: usize = 400;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const WHOLE: &[u8] = b"request=smtpd_access_policy\nprotocol_state=RCPT\nsender=a=b@c.example\n\
+        recipient=\nfuture=x=y\nclient_address=192.0.2.1\n\n";
+
+    fn all(pieces: &[&[u8]]) -> (Vec<String>, Option<Malformed>) {
+        let mut decoder = Decoder::default();
+        let mut seen = Vec::new();
+        for piece in pieces {
+            let mut requests = decoder.feed(piece);
+            while let Some(request) = requests.next_request() {
+                match request {
+                    Ok(request) => seen.push(format!("{request:?}")),
+                    Err(malformed) => return (seen, Some(malformed)),
+                }
+            }
+        }
+        (seen, None)
+    }
+
+    #[test]
+    fn values_may_hold_an_equals_sign_and_unknown_names_are_kept() {
+        let lines = WHOLE.strip_suffix(b"\n\n").unwrap();
+        let request = Request::parse(lines).unwrap();
+        assert_eq!(request.sender, b"a=b@c.example");
+        assert_eq!(request.recipient, b"");
+        assert_eq!(request.unknown[0], (&b"future"[..], &b"x=y"[..]));
+        assert_eq!(request.unknown[1].0, b"");
+    }
+
+    #[test]
+    fn what_is_no_request_is_malformed() {
+        for (bytes, malformed) in [
+            (&b"request=x\nsender\n\n"[..], Malformed::NoEquals),
+            (b"request=x\nsender=\0\n\n", Malformed::Nul),
+            (b"sender=x\n\n", Malformed::NoRequest),
+            (b"\n", Malformed::NoRequest),
+            (b"\n\n", Malformed::NoRequest),
+        ] {
+            assert_eq!(all(&[bytes]).1, Some(malformed), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn the_bound_holds_to_the_byte() {
+        let mut long = b"request=x\nsender=".to_vec();
+        long.resize(REQUEST_BYTES_MAX, b'a');
+        assert_eq!(all(&[&long]).1, None, "not yet too long");
+        let whole = [&long[..], b"\n\n"].concat();
+        assert_eq!(all(&[&whole]), (all(&[&whole]).0, None));
+        assert_eq!(all(&[&whole]).0.len(), 1);
+        assert_eq!(all(&[&long, b"a"]).1, Some(Malformed::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn cut_anywhere_it_reads_the_same(cuts in prop::collection::vec(1_usize..400, 0..8)) {
+            let stream = WHOLE.repeat(3);
+            let mut pieces = Vec::new();
+            let mut rest = &stream[..];
+            for cut in cuts {
+                let (piece, tail) = rest.split_at(cut.min(rest.len()));
+                pieces.push(piece);
+                rest = tail;
+            }
+            pieces.push(rest);
+            let (seen, malformed) = all(&pieces);
+            prop_assert_eq!(malformed, None);
+            prop_assert_eq!(seen, all(&[&stream]).0);
+        }
+
+        #[test]
+        fn no_bytes_are_too_odd(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let mut decoder = Decoder::default();
+            for piece in bytes.chunks(7) {
+                let mut requests = decoder.feed(piece);
+                while let Some(Ok(_)) = requests.next_request() {}
+            }
+            prop_assert!(decoder.held() <= bytes.len());
+        }
+
+        #[test]
+        fn an_answer_is_one_printable_line(action in "\\PC{0,600}") {
+            let mut out = Vec::new();
+            push_answer(&action, &mut out);
+            let line = out.strip_prefix(b"action=").unwrap().strip_suffix(b"\n\n").unwrap();
+            prop_assert!(line.len() <= ACTION_BYTES_MAX);
+            prop_assert!(line.iter().all(|b| (0x20..0x7f).contains(b)));
+        }
+    }
+}
