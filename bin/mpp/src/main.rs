@@ -1,1 +1,14 @@
-fn main() {}
+//! `mpp`: e-mail defence beside Postfix. This crate wires the floors together and decides nothing.
+
+mod commands;
+mod load;
+mod place;
+mod print;
+mod reload;
+mod wiring;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    commands::run()
+}

@@ -30,7 +30,8 @@ pub(crate) fn find(policies: &[(Arc<Policy>, Match)], places: &[Place]) -> Vec<D
             });
             if let (Some(other), false) = (clash, reported) {
                 reported = true;
-                let (Some(place), Some(other_place)) = (places.get(number), places.get(*other)) else {
+                let (Some(place), Some(other_place)) = (places.get(number), places.get(*other))
+                else {
                     continue;
                 };
                 let other_name = policies.get(*other).map_or("", |(policy, _)| &*policy.name);

@@ -86,8 +86,8 @@ fn read_policy(
     let unavailable = reader.choice("unavailable", "accept", &words).flatten();
     let mut checks = Vec::with_capacity(KINDS.len());
     for kind in KINDS {
-        let inherited =
-            default.and_then(|policy| policy.checks.iter().find(|armed| armed.kind.name == kind.name));
+        let inherited = default
+            .and_then(|policy| policy.checks.iter().find(|armed| armed.kind.name == kind.name));
         checks.push(match inherited {
             // Nothing of its own: the very same check, which keeps ten thousand policies small.
             Some(armed) if !reader.has_own(kind.name) => armed.clone(),
@@ -150,7 +150,9 @@ fn read_match(reader: &mut Reader<'_>, place: &Place) -> Match {
         let name = reader.path().to_owned();
         let message = if has_match { "matches nothing" } else { "has no `match`" };
         let problem = Diagnostic::error(place.clone(), format!("`{name}` {message}"));
-        reader.report(problem.help("say for whom it is, such as match = { recipient = [\"@example.org\"] }"));
+        reader.report(
+            problem.help("say for whom it is, such as match = { recipient = [\"@example.org\"] }"),
+        );
     }
     wanted
 }

@@ -174,8 +174,7 @@ pub fn decide(
         }
         let mark = Mark::of(case);
         let is_shadow = armed.mode == Mode::Shadow;
-        let mut round =
-            Round { now_ms, ring, policy, case, check: armed.kind.name, is_shadow };
+        let mut round = Round { now_ms, ring, policy, case, check: armed.kind.name, is_shadow };
         let opinion = match armed.check.judge(facts, &mut round) {
             Err(Pause::Unanswered) => {
                 // Walk on: later checks join the same trip.
@@ -228,8 +227,7 @@ pub fn learn(
         }
         let mark = Mark::of(case);
         let is_shadow = armed.mode == Mode::Shadow;
-        let mut round =
-            Round { now_ms, ring, policy, case, check: armed.kind.name, is_shadow };
+        let mut round = Round { now_ms, ring, policy, case, check: armed.kind.name, is_shadow };
         match armed.check.learn(facts, event, &mut round) {
             Err(Pause::Unanswered) => {
                 mark.rewind(case);

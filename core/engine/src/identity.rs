@@ -173,10 +173,9 @@ pub struct Parties<'a> {
 /// What is wrong, for people.
 pub fn parse_subject(kind: IdentityKind, text: &str) -> Result<Subject, String> {
     match kind {
-        IdentityKind::Client => text
-            .parse()
-            .map(Subject::Address)
-            .map_err(|_| format!("`{text}` is not an address")),
+        IdentityKind::Client => {
+            text.parse().map(Subject::Address).map_err(|_| format!("`{text}` is not an address"))
+        }
         IdentityKind::Network => crate::network::parse(text).map(Subject::Network),
         IdentityKind::PooledDomain | IdentityKind::PooledSender => {
             Err(format!("blocks of kind {} are made by mpp only", kind.name()))

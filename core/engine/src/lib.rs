@@ -16,4 +16,5 @@ pub mod network;
 pub mod policy;
 pub mod question;
 pub mod reply;
+pub mod transaction;
 pub mod verdict;

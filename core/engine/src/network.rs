@@ -74,9 +74,9 @@ pub fn parse(text: &str) -> Result<IpNet, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(IpNet::from(address));
     }
-    let network: IpNet = text
-        .parse()
-        .map_err(|_| format!("`{text}` is neither an address nor a network such as 192.0.2.0/24"))?;
+    let network: IpNet = text.parse().map_err(|_| {
+        format!("`{text}` is neither an address nor a network such as 192.0.2.0/24")
+    })?;
     if network.addr() != network.network() {
         return Err(format!("`{text}` has host bits set; did you mean `{}`?", network.trunc()));
     }
@@ -88,8 +88,26 @@ pub fn parse(text: &str) -> Result<IpNet, String> {
 /// shared by a pool; the name of a line says nothing about its neighbours.
 pub fn is_line_name(name: &str, address: IpAddr) -> bool {
     const WORDS: [&str; 20] = [
-        "dyn", "dynamic", "dynip", "dsl", "adsl", "vdsl", "xdsl", "pool", "pools", "dhcp", "cable", "ppp",
-        "pppoe", "dial", "dialup", "dialin", "broadband", "cpe", "customer", "client",
+        "dyn",
+        "dynamic",
+        "dynip",
+        "dsl",
+        "adsl",
+        "vdsl",
+        "xdsl",
+        "pool",
+        "pools",
+        "dhcp",
+        "cable",
+        "ppp",
+        "pppoe",
+        "dial",
+        "dialup",
+        "dialin",
+        "broadband",
+        "cpe",
+        "customer",
+        "client",
     ];
     let mut words = name.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty());
     if words.any(|word| WORDS.contains(&word)) {
@@ -140,9 +158,13 @@ mod tests {
 
     #[test]
     fn networks_contain_their_addresses() {
-        let set: NetworkSet =
-            ["127.0.0.0/8", "::1", "192.0.2.7", "2001:db8::/32", "0.0.0.0/32"].iter().map(|n| parse(n).unwrap()).collect();
-        for inside in ["127.9.9.9", "::1", "192.0.2.7", "2001:db8:1::5", "0.0.0.0", "::ffff:127.0.0.1"] {
+        let set: NetworkSet = ["127.0.0.0/8", "::1", "192.0.2.7", "2001:db8::/32", "0.0.0.0/32"]
+            .iter()
+            .map(|n| parse(n).unwrap())
+            .collect();
+        for inside in
+            ["127.9.9.9", "::1", "192.0.2.7", "2001:db8:1::5", "0.0.0.0", "::ffff:127.0.0.1"]
+        {
             assert!(set.contains(ip(inside)), "{inside}");
         }
         for outside in ["128.0.0.1", "::2", "192.0.2.8", "2001:db9::", "::"] {

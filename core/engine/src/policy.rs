@@ -205,7 +205,8 @@ impl Policies {
             None => self.networks.extend(wanted.client.iter().map(|network| (*network, number))),
         }
         let client = wanted.client.into_iter().collect();
-        self.entries.push(Entry { policy, wanted: Wanted { sides, client, direction: wanted.direction } });
+        self.entries
+            .push(Entry { policy, wanted: Wanted { sides, client, direction: wanted.direction } });
     }
 
     /// The policy that holds.

@@ -117,7 +117,9 @@ pub fn push_number(mut value: u64, text: &mut String) {
             break;
         }
     }
-    text.push_str(digits.get(first..).and_then(|tail| std::str::from_utf8(tail).ok()).unwrap_or(""));
+    text.push_str(
+        digits.get(first..).and_then(|tail| std::str::from_utf8(tail).ok()).unwrap_or(""),
+    );
 }
 
 /// Every reply that mpp can give, for the documentation: cause, action, code, status, text.

@@ -70,7 +70,11 @@ pub fn size_bytes(text: &str) -> Result<u64, String> {
         "GB" => 1_000_000_000,
         "GiB" | "G" => 1 << 30,
         "TiB" | "T" => 1 << 40,
-        other => return Err(format!("unknown unit `{other}`; B, KiB, MiB, GiB and kB, MB, GB are known")),
+        other => {
+            return Err(format!(
+                "unknown unit `{other}`; B, KiB, MiB, GiB and kB, MB, GB are known"
+            ));
+        }
     };
     match (number.parse::<f64>(), rest) {
         (Ok(value), "") => Ok(scaled(value, unit_bytes)),
@@ -104,7 +108,9 @@ pub fn duration_text(mut ms: u64) -> String {
         return "0s".into();
     }
     let mut text = String::new();
-    for (unit, unit_ms) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
+    for (unit, unit_ms) in
+        [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)]
+    {
         if ms >= unit_ms {
             if !text.is_empty() {
                 text.push(' ');

@@ -26,7 +26,8 @@ struct Shared {
 impl Session {
     /// Starts a reading of these files; number 0 is the configuration.
     pub fn new(files: Vec<File>) -> Self {
-        let shared = Shared { files: files.into_iter().map(Rc::new).collect(), ..Shared::default() };
+        let shared =
+            Shared { files: files.into_iter().map(Rc::new).collect(), ..Shared::default() };
         Self { shared: Rc::new(RefCell::new(shared)) }
     }
 
@@ -358,7 +359,11 @@ impl<'t> Reader<'t> {
         }
         Self {
             shared: Rc::clone(&self.shared),
-            path: if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) },
+            path: if self.path.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{}.{name}", self.path)
+            },
             chain,
             asked: Vec::new(),
         }
@@ -395,7 +400,9 @@ impl<'t> Reader<'t> {
     pub fn names(&self) -> Vec<(&'t str, &'t Place, &'t Value)> {
         self.chain
             .first()
-            .map(|table| table.entries.iter().map(|(name, (at, value))| (name.as_str(), at, value)).collect())
+            .map(|table| {
+                table.entries.iter().map(|(name, (at, value))| (name.as_str(), at, value)).collect()
+            })
             .unwrap_or_default()
     }
 
@@ -408,7 +415,8 @@ impl<'t> Reader<'t> {
             }
             let inside =
                 if self.path.is_empty() { String::new() } else { format!(" in `{}`", self.path) };
-            let mut problem = Diagnostic::error(place.clone(), format!("unknown setting `{name}`{inside}"));
+            let mut problem =
+                Diagnostic::error(place.clone(), format!("unknown setting `{name}`{inside}"));
             problem.help = Some(if let Some(near) = nearest(name, self.asked.iter().copied()) {
                 format!("did you mean `{near}`?")
             } else {
@@ -431,7 +439,8 @@ impl<'t> Reader<'t> {
     }
 
     fn note(&self, name: &str, value: String) {
-        let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
+        let path =
+            if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
         self.shared.borrow_mut().effective.push((path, value));
     }
 }

@@ -89,9 +89,7 @@ fn place(span: Range<usize>) -> Place {
 fn read_table(span: Range<usize>, table: &DeTable<'_>) -> Table {
     let entries = table
         .iter()
-        .map(|(key, value)| {
-            (key.get_ref().to_string(), (place(key.span()), read_value(value)))
-        })
+        .map(|(key, value)| (key.get_ref().to_string(), (place(key.span()), read_value(value))))
         .collect();
     Table { place: place(span), entries }
 }
@@ -99,8 +97,10 @@ fn read_table(span: Range<usize>, table: &DeTable<'_>) -> Table {
 fn read_value(value: &Spanned<DeValue<'_>>) -> Value {
     let kind = match value.get_ref() {
         DeValue::String(text) => Kind::Text(text.to_string()),
-        DeValue::Integer(number) => i64::from_str_radix(&number.as_str().replace('_', ""), number.radix())
-            .map_or(Kind::Fraction(f64::INFINITY), Kind::Whole),
+        DeValue::Integer(number) => {
+            i64::from_str_radix(&number.as_str().replace('_', ""), number.radix())
+                .map_or(Kind::Fraction(f64::INFINITY), Kind::Whole)
+        }
         DeValue::Float(number) => {
             Kind::Fraction(number.as_str().replace('_', "").parse().unwrap_or(f64::NAN))
         }

@@ -230,7 +230,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const WHOLE: &[u8] = b"request=smtpd_access_policy\nprotocol_state=RCPT\nsender=a=b@c.example\n\
+    const WHOLE: &[u8] =
+        b"request=smtpd_access_policy\nprotocol_state=RCPT\nsender=a=b@c.example\n\
         recipient=\nfuture=x=y\nclient_address=192.0.2.1\n\n";
 
     fn all(pieces: &[&[u8]]) -> (Vec<String>, Option<Malformed>) {

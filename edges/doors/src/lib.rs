@@ -1,1 +1,9 @@
-//! To come.
+//! Doors: bytes to facts, decision to bytes.
+
+pub mod listen;
+pub mod policy;
+
+/// Says something to the operator, on standard error.
+pub(crate) fn warn(text: &str) {
+    mpp_hub::say(text);
+}

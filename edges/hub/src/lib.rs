@@ -1,2 +1,27 @@
-//! Where a decision meets the world.
+//! Where a decision meets the world: the store trait, the clock, and the one loop that waits.
+//!
+//! A door makes an [`Asked`] of what it read and hands it to [`Hub::judge`]: lower-case texts and
+//! keys become facts, a policy is found, the engine decides with the answers of the store, effects
+//! are performed, statistics counted and a line logged. Doors know no check, and checks know no
+//! door.
+
+pub mod clock;
+mod dry;
+mod hub;
+pub mod id;
+mod line;
+pub mod log;
+mod settle;
+mod sketch;
+pub mod statistics;
 pub mod store;
+
+pub use dry::Dry;
+pub use hub::{Asked, Desk, Hub, Judged, Live, Observed};
+
+/// Says something to the operator: one line on standard error, where the service manager logs it.
+pub fn say(text: &str) {
+    use std::io::Write as _;
+    // If standard error is gone there is nobody left to tell.
+    let _ = writeln!(std::io::stderr().lock(), "mpp: {text}");
+}

@@ -39,20 +39,14 @@ pub(super) fn culprit(
     if facts.direction == Direction::Outbound {
         return Ok((facts.keys.of(wanted, round.ring) != 0).then_some(wanted));
     }
-    let is_client = matches!(
-        wanted,
-        IdentityKind::Client | IdentityKind::Network | IdentityKind::Organisation
-    );
+    let is_client =
+        matches!(wanted, IdentityKind::Client | IdentityKind::Network | IdentityKind::Organisation);
     if facts.is_spared && is_client {
         return Ok(None);
     }
     let mut of = |kind: IdentityKind| {
         let hash = facts.keys.of(kind, round.ring);
-        let key = if hash == 0 {
-            Key(0)
-        } else {
-            identity_key(round.ring, facts.direction, hash)
-        };
+        let key = if hash == 0 { Key(0) } else { identity_key(round.ring, facts.direction, hash) };
         round.history(key)
     };
     let (own, organisation, domain, sender) = (

@@ -19,6 +19,7 @@ use mpp_settings::Reader;
 use super::{Check, Context, Kind, blame};
 use crate::decide::{Event, Pause, Round, Value};
 use crate::facts::{Direction, Facts, Repeat, Stage};
+use crate::identity::Keyring;
 use crate::question::{Effect, IdentityKind, Key, Moment, Note, Shelf};
 use crate::verdict::{Action, Cause, Numbers, Verdict};
 
@@ -72,15 +73,14 @@ impl Greylist {
 }
 
 /// The key of a first try.
-pub fn triplet_key(facts: &Facts<'_>, round: &Round<'_>) -> Key {
-    let ring = round.ring;
+pub fn triplet_key(facts: &Facts<'_>, ring: Keyring) -> Key {
     let sender = ring.pair(facts.keys.stable_sender, facts.keys.recipient);
     ring.key(TRIPLET_SPACE, ring.pair(facts.keys.pool(), sender))
 }
 
 /// The key of an identity that came back.
-pub fn prover_key(facts: &Facts<'_>, round: &Round<'_>) -> Key {
-    round.ring.key(PROVER_SPACE, facts.keys.prover())
+pub fn prover_key(facts: &Facts<'_>, ring: Keyring) -> Key {
+    ring.key(PROVER_SPACE, facts.keys.prover())
 }
 
 /// The key of mail between one of our users and somebody outside.
@@ -100,14 +100,18 @@ impl Check for Greylist {
         if round.is_allowed() || facts.is_spared {
             return Ok(None);
         }
-        let (prover, triplet) = (prover_key(facts, round), triplet_key(facts, round));
+        let (prover, triplet) = (prover_key(facts, round.ring), triplet_key(facts, round.ring));
         let own = round.identity(facts, IdentityKind::Client);
         let organisation = round.identity(facts, IdentityKind::Organisation);
         let correspondent = correspondent_key(round, facts.keys.recipient, facts.keys.sender);
         let (proven, tried, written, own, organisation) = (
             round.since(Shelf::Proven, prover),
             round.since(Shelf::Greylisted, triplet),
-            if facts.is_null_sender() { Ok(None) } else { round.since(Shelf::Correspondent, correspondent) },
+            if facts.is_null_sender() {
+                Ok(None)
+            } else {
+                round.since(Shelf::Correspondent, correspondent)
+            },
             if self.trusts_history { round.history(own) } else { round.history(Key(0)) },
             if self.trusts_history { round.history(organisation) } else { round.history(Key(0)) },
         );
@@ -149,11 +153,17 @@ impl Greylist {
         round: &mut Round<'_>,
     ) -> Option<Verdict> {
         let delay_ms = self.delay_ms(facts);
-        let first = tried.filter(|moment| round.now_ms.saturating_sub(moment.at_ms) < self.window_ms);
+        let first =
+            tried.filter(|moment| round.now_ms.saturating_sub(moment.at_ms) < self.window_ms);
         let Some(first) = first else {
             let again = tried.is_some();
             let keep_ms = self.window_ms;
-            round.effect(Effect::Remember { shelf: Shelf::Greylisted, key: triplet, keep_ms, again });
+            round.effect(Effect::Remember {
+                shelf: Shelf::Greylisted,
+                key: triplet,
+                keep_ms,
+                again,
+            });
             round.effect(Effect::Note(Note::FirstTry));
             round.remark("first", Value::Word("now"));
             round.remark("delay", Value::Period(delay_ms));
@@ -180,7 +190,12 @@ impl Greylist {
     fn keep_proven(&self, prover: Key, moment: Moment, round: &mut Round<'_>) {
         if round.now_ms.saturating_sub(moment.at_ms) > self.memory_ms / 10 {
             let keep_ms = self.memory_ms;
-            round.effect(Effect::Remember { shelf: Shelf::Proven, key: prover, keep_ms, again: true });
+            round.effect(Effect::Remember {
+                shelf: Shelf::Proven,
+                key: prover,
+                keep_ms,
+                again: true,
+            });
         }
     }
 

@@ -74,7 +74,11 @@ impl Lists {
             if without_domains {
                 self.domains.insert(ring.text(domain));
             }
-            let hash = if local.is_empty() { catch_all(ring, ring.text(domain)) } else { ring.text(&entry) };
+            let hash = if local.is_empty() {
+                catch_all(ring, ring.text(domain))
+            } else {
+                ring.text(&entry)
+            };
             self.known.insert(hash);
             Ok(())
         };

@@ -128,7 +128,8 @@ impl Rule {
             (Some(what), None, Some(Ok(limit))) => Limit::Count(what, limit),
             (None, Some(_), Some(Err(share))) => Limit::SpamShare { share, over },
             (_, _, limit) => {
-                let problem = wrong_limit(table, (what.is_some(), share.is_some()), limit.is_some());
+                let problem =
+                    wrong_limit(table, (what.is_some(), share.is_some()), limit.is_some());
                 table.report(problem);
                 return None;
             }
@@ -147,7 +148,9 @@ impl Rule {
         let is_bounce = facts.direction == Direction::Inbound
             && facts.is_null_sender()
             && !matches!(facts.stage, Stage::Connect | Stage::Helo);
-        self.mode != Mode::Off && !is_bounce && self.direction.is_none_or(|direction| direction == facts.direction)
+        self.mode != Mode::Off
+            && !is_bounce
+            && self.direction.is_none_or(|direction| direction == facts.direction)
     }
 
     fn key(&self, facts: &Facts<'_>, round: &Round<'_>) -> Option<Key> {
@@ -234,7 +237,9 @@ fn amount(what: What, facts: &Facts<'_>) -> Option<u32> {
         }
         What::Recipients if facts.stage == Stage::Rcpt => 1,
         // Asked at the end only: the recipients that were not reserved one by one.
-        What::Recipients if is_end => facts.recipient_count.saturating_sub(facts.reserved.recipients),
+        What::Recipients if is_end => {
+            facts.recipient_count.saturating_sub(facts.reserved.recipients)
+        }
         What::Bytes if facts.stage == Stage::EndOfMessage => {
             u32::try_from(facts.size_bytes).unwrap_or(u32::MAX)
         }
@@ -429,7 +434,10 @@ impl Thresholds {
         self.rules.iter().any(|rule| {
             matches!(
                 rule.limit,
-                Limit::Count(What::Messages | What::Recipients | What::Bytes | What::Connections, _)
+                Limit::Count(
+                    What::Messages | What::Recipients | What::Bytes | What::Connections,
+                    _
+                )
             )
         })
     }

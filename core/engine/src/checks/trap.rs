@@ -103,4 +103,3 @@ impl Check for Trap {
         Ok(())
     }
 }
-

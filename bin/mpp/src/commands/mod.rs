@@ -1,0 +1,83 @@
+//! The command line: one file a command, one line each below.
+
+mod ask;
+mod check;
+mod explain;
+mod postfix;
+mod replay;
+mod serve;
+mod state;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::print;
+
+/// E-mail defence beside Postfix: stops spam before DATA.
+#[derive(Debug, Parser)]
+#[command(name = "mpp", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon (without a configuration: safe defaults, embedded store)
+    Serve(serve::Serve),
+    /// Diagnose a configuration
+    Check(check::Check),
+    /// Print the main.cf lines for a configuration
+    Postfix(postfix::Postfix),
+    /// Judge one made-up transaction, print the trace, change nothing
+    Ask(ask::Ask),
+    /// Say why a message was refused, by the id in the reply
+    Explain(explain::Explain),
+    /// Show what came and what became of it
+    Stats(state::Stats),
+    /// Show how the daemon is
+    Status(state::Status),
+    /// List, add and remove blocks
+    Blocks(state::Blocks),
+    /// Show and forget what greylisting remembers of a transaction
+    Greylist(state::Greylist),
+    /// Take a new configuration, or say why not
+    Reload(state::Reload),
+    /// Run recorded requests against a configuration, in virtual time
+    Replay(replay::Replay),
+}
+
+/// Why a command failed: the text is for people.
+#[derive(Debug)]
+pub(crate) struct Failure(pub(crate) String);
+
+impl<E: std::fmt::Display> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Runs what the command line says.
+pub(crate) fn run() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(command) => command.run(),
+        Command::Check(command) => command.run(),
+        Command::Postfix(command) => command.run(),
+        Command::Ask(command) => command.run(),
+        Command::Explain(command) => command.run(),
+        Command::Stats(command) => command.run(),
+        Command::Status(command) => command.run(),
+        Command::Blocks(command) => command.run(),
+        Command::Greylist(command) => command.run(),
+        Command::Reload(command) => command.run(),
+        Command::Replay(command) => command.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(text)) => {
+            print::error(text.trim_end());
+            ExitCode::FAILURE
+        }
+    }
+}

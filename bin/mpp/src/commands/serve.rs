@@ -1,0 +1,208 @@
+//! `mpp serve`: the daemon.
+
+use std::io;
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use mpp_admin::Control as _;
+use mpp_doors::listen::{Connection, Listener, Place, Places, bind_unix};
+use mpp_doors::policy::Door;
+use mpp_hub::Hub;
+use mpp_hub::clock::RealClock;
+use mpp_hub::store::{Health, Store as _};
+use mpp_stores::embedded;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, postfix};
+use crate::load::{self, Loaded};
+use crate::reload::Reloader;
+use crate::{place, wiring};
+
+/// How often expiry, transactions and health are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// How often statistics are written, and list files looked at.
+const SLOW_TICKS: u32 = 50;
+
+/// Run the daemon.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  mpp serve\n  mpp serve --config /etc/mpp/mpp.toml\n  \
+    mpp serve --state /tmp/mpp --listen 127.0.0.1:10040 --listen unix:/tmp/mpp/policy")]
+pub(crate) struct Serve {
+    /// The configuration; without one, safe defaults
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where store and log are, instead of `server.state`
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Where the policy service answers, instead of `listen.policy`; may be given several times
+    #[arg(long, value_name = "ADDRESS:PORT|unix:PATH")]
+    listen: Vec<String>,
+    /// Start with what can be read of a damaged store, and set the damaged files aside
+    #[arg(long)]
+    set_aside_damaged: bool,
+}
+
+impl Serve {
+    pub(crate) fn run(&self) -> Result<(), Failure> {
+        // Every connection is a file descriptor; the usual soft limit is 1024.
+        if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+            mpp_hub::say(&format!("cannot raise the limit of open files: {error}"));
+        }
+        let config = self.config.as_deref();
+        let first = load::load(config, 0).map_err(Failure)?;
+        let state = self.state.clone().unwrap_or_else(|| {
+            place::state_directory(&first.configuration.server.state, config)
+        });
+        let options =
+            embedded::Options { set_aside_damaged: self.set_aside_damaged, ..Default::default() };
+        let store = embedded::open(&state.join("store"), &options)
+            .map_err(|error| Failure(format!("error: {error}")))?;
+        let loaded = load::load(config, store.seed()).map_err(Failure)?;
+        let wanted =
+            if self.listen.is_empty() { &loaded.configuration.listen.policy } else { &self.listen };
+        let doors = wanted
+            .iter()
+            .map(|address| Listener::bind(address))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(|error| Failure(format!("error: cannot listen on {error}")))?;
+        let admin = place::admin_socket(&loaded.configuration.listen.admin, &state);
+        let node = Node::new(loaded, &state, config, (store, &doors))?;
+        node.run(doors, &admin)
+    }
+}
+
+/// A running node.
+struct Node {
+    hub: Arc<Hub>,
+    reloader: Arc<Reloader>,
+    state: PathBuf,
+    workers: usize,
+    places: Arc<Places>,
+}
+
+impl Node {
+    fn new(
+        loaded: Loaded,
+        state: &Path,
+        config: Option<&Path>,
+        (store, doors): (Arc<embedded::EmbeddedStore>, &[Listener]),
+    ) -> Result<Self, Failure> {
+        let workers = loaded.configuration.server.workers;
+        let places = Places::new(loaded.configuration.listen.connections_max);
+        let lists = loaded.lists.clone();
+        if !loaded.warnings.is_empty() {
+            mpp_hub::say(&loaded.warnings);
+        }
+        let hub = Arc::new(wiring::hub(state, store, Arc::new(RealClock), loaded)?);
+        let addresses: Vec<String> = doors.iter().map(Listener::address).collect();
+        for address in &addresses {
+            mpp_hub::say(&format!("policy service on {address}"));
+        }
+        mpp_hub::say(&format!("state in {}", state.display()));
+        if let Some(first) = addresses.first() {
+            mpp_hub::say(&format!("for main.cf:\n{}", postfix::short_lines(first)));
+        }
+        let reloader = Reloader::new(Arc::clone(&hub), config, lists, (addresses, state.to_owned()));
+        Ok(Self { hub, reloader: Arc::new(reloader), state: state.to_owned(), workers, places })
+    }
+
+    fn run(&self, doors: Vec<Listener>, admin: &Path) -> Result<(), Failure> {
+        let Listener::Unix(admin_listener, admin_file) = bind_unix(admin, 0o600)
+            .map_err(|error| Failure(format!("error: admin socket {}: {error}", admin.display())))?
+        else {
+            return Err(Failure("error: the admin socket is a unix socket".into()));
+        };
+        for number in 0..self.workers {
+            let doors = doors.iter().map(Listener::copy).collect::<io::Result<Vec<_>>>()?;
+            let (hub, places) = (Arc::clone(&self.hub), Arc::clone(&self.places));
+            std::thread::Builder::new()
+                .name(format!("doors-{number}"))
+                .spawn(move || work(doors, &hub, &places))?;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.watch(admin_listener))?;
+        wiring::write_statistics(&self.state, &self.hub);
+        if let Err(error) = self.hub.store().settle() {
+            mpp_hub::say(&format!("the store could not be written: {error}"));
+        }
+        drop((doors, admin_file));
+        mpp_hub::say("stopped");
+        Ok(())
+    }
+
+    /// Admin, signals and housekeeping, until a signal says stop.
+    async fn watch(&self, admin: StdUnixListener) -> Result<(), Failure> {
+        let (mut hang_up, mut stop, mut interrupt) = (
+            signal(SignalKind::hangup())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        );
+        let control: Arc<dyn mpp_admin::Control> = self.reloader.clone();
+        tokio::spawn(mpp_admin::serve(admin, Arc::clone(&self.hub), control));
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = 0_u32;
+        let mut was_good = true;
+        loop {
+            tokio::select! {
+                _ = stop.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                // What is wrong was said to the log already.
+                _ = hang_up.recv() => drop(self.reloader.reload()),
+                _ = tick.tick() => {
+                    self.hub.tick();
+                    ticks = ticks.wrapping_add(1);
+                    if ticks.is_multiple_of(SLOW_TICKS) {
+                        self.look_around(&mut was_good);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The slow part of housekeeping.
+    fn look_around(&self, was_good: &mut bool) {
+        if self.reloader.lists_changed() {
+            // As above.
+            drop(self.reloader.reload());
+        }
+        wiring::write_statistics(&self.state, &self.hub);
+        let health = self.hub.store().health();
+        let is_good = health == Health::Good;
+        match health {
+            Health::MemoryOnly(why) if *was_good => {
+                mpp_hub::say(&format!("the store goes on from memory only: {why}"));
+            }
+            Health::Good if !*was_good => mpp_hub::say("the store is durable again"),
+            Health::Good | Health::MemoryOnly(_) => {}
+        }
+        *was_good = is_good;
+    }
+}
+
+/// One worker thread: it takes connections and answers on them.
+fn work(doors: Vec<Listener>, hub: &Arc<Hub>, places: &Arc<Places>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return mpp_hub::say(&format!("a worker cannot start: {error}")),
+    };
+    runtime.block_on(async {
+        for listener in doors {
+            let door = Door { hub: Arc::clone(hub), virtual_clock: None };
+            tokio::spawn(listener.accept(
+                Arc::clone(places),
+                move |io: Connection, peer, place: Place| {
+                    let door = door.clone();
+                    async move {
+                        door.serve(io, peer).await;
+                        drop(place);
+                    }
+                },
+            ));
+        }
+        std::future::pending::<()>().await;
+    });
+}

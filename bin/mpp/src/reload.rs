@@ -1,0 +1,78 @@
+//! Taking a new configuration: all of it or nothing.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mpp_admin::Control;
+use mpp_hub::Hub;
+use serde_json::{Value, json};
+
+use crate::load::{self, Lists};
+
+/// Reads the configuration again when told to, or when a list file has changed.
+pub(crate) struct Reloader {
+    hub: Arc<Hub>,
+    config: Option<PathBuf>,
+    lists: Mutex<Lists>,
+    listeners: Vec<String>,
+    state: PathBuf,
+}
+
+impl Reloader {
+    pub(crate) fn new(
+        hub: Arc<Hub>,
+        config: Option<&Path>,
+        lists: Lists,
+        (listeners, state): (Vec<String>, PathBuf),
+    ) -> Self {
+        let config = config.map(Path::to_owned);
+        Self { hub, config, lists: Mutex::new(lists), listeners, state }
+    }
+
+    /// Whether a list file is not as it was read.
+    pub(crate) fn lists_changed(&self) -> bool {
+        let lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        lists.iter().any(|(path, stamp)| load::stamp(path) != *stamp)
+    }
+}
+
+impl Control for Reloader {
+    fn reload(&self) -> Result<String, String> {
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        let loaded = load::load(self.config.as_deref(), self.hub.store().seed());
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(problems) => {
+                // What is wrong now is looked at again only when it has changed.
+                for (path, stamp) in lists.iter_mut() {
+                    *stamp = load::stamp(path);
+                }
+                let text = format!("{problems}the configuration stays as it was");
+                mpp_hub::say(&format!("reload refused\n{text}"));
+                return Err(text);
+            }
+        };
+        *lists = loaded.lists;
+        let old = self.hub.live();
+        let changed_at_start = old.configuration.server != loaded.configuration.server
+            || old.configuration.listen != loaded.configuration.listen;
+        let policies = loaded.configuration.policies.count();
+        drop(old);
+        drop(self.hub.replace(loaded.configuration));
+        let mut text = format!("configuration {} taken, {policies} policies", self.hub.live().generation);
+        if changed_at_start {
+            text.push_str("; [server] and [listen] hold from the next start");
+        }
+        mpp_hub::say(&text);
+        Ok(format!("{}{text}", loaded.warnings))
+    }
+
+    fn status(&self) -> Value {
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "configuration": self.config.as_ref().map_or("defaults".into(), |path| path.display().to_string()),
+            "state": self.state.display().to_string(),
+            "policy_service": self.listeners,
+        })
+    }
+}

@@ -1,0 +1,73 @@
+//! Putting a node together.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use mpp_hub::Hub;
+use mpp_hub::clock::Clock;
+use mpp_hub::log::DecisionLog;
+use mpp_hub::statistics::Statistics;
+use mpp_hub::store::Store;
+
+use crate::commands::Failure;
+use crate::load::Loaded;
+
+/// The file of the statistics in a state directory.
+const STATISTICS: &str = "statistics.json";
+
+/// The directory of the decision log in a state directory.
+pub(crate) const LOG: &str = "log";
+
+/// A hub with its log and statistics in a state directory.
+///
+/// # Errors
+/// The log cannot be written.
+pub(crate) fn hub(
+    state: &Path,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    loaded: Loaded,
+) -> Result<Hub, Failure> {
+    let server = &loaded.configuration.server;
+    let log = if server.decision_log {
+        let directory = state.join(LOG);
+        let log = DecisionLog::open(&directory, server.log_bytes_max).map_err(|error| {
+            format!("error: cannot write the decision log in {}: {error}", directory.display())
+        })?;
+        Some(log)
+    } else {
+        None
+    };
+    let statistics = read_statistics(state);
+    Ok(Hub::new(store, clock, loaded.configuration, log, statistics))
+}
+
+fn read_statistics(state: &Path) -> Statistics {
+    let path = state.join(STATISTICS);
+    let Ok(bytes) = std::fs::read(&path) else { return Statistics::default() };
+    match serde_json::from_slice(&bytes) {
+        Ok(saved) => Statistics::load(&saved),
+        Err(error) => {
+            mpp_hub::say(&format!("{}: {error}: statistics begin anew", path.display()));
+            Statistics::default()
+        }
+    }
+}
+
+/// Writes the statistics if they have changed: to a new file, then in place of the old one.
+pub(crate) fn write_statistics(state: &Path, hub: &Hub) {
+    let saved = {
+        let mut statistics = hub.statistics();
+        if !statistics.is_dirty {
+            return;
+        }
+        statistics.is_dirty = false;
+        statistics.save()
+    };
+    let path = state.join(STATISTICS);
+    let new = state.join(format!("{STATISTICS}.new"));
+    let written = std::fs::write(&new, saved.to_string()).and_then(|()| std::fs::rename(&new, &path));
+    if let Err(error) = written {
+        mpp_hub::say(&format!("cannot write the statistics {}: {error}", path.display()));
+    }
+}

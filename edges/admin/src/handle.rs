@@ -1,0 +1,119 @@
+//! What each command does.
+
+use std::net::IpAddr;
+
+use mpp_engine::facts::Stage;
+use mpp_hub::store::Health;
+use mpp_hub::{Asked, Hub};
+use serde_json::{Value, json};
+
+use crate::Control;
+
+/// Rows that a list shows at the most if nobody says otherwise.
+const ROWS: u64 = 1000;
+
+/// Answers one request.
+pub(crate) async fn answer(
+    hub: &Hub,
+    control: &dyn Control,
+    request: &Value,
+) -> Result<Value, String> {
+    let text = |name: &str| request.get(name).and_then(Value::as_str).unwrap_or_default();
+    let number = |name: &str| request.get(name).and_then(Value::as_u64);
+    match text("command") {
+        "status" => Ok(status(hub, control)),
+        "stats" => Ok(hub.statistics().report()),
+        "settle" => {
+            if let Some(log) = hub.log() {
+                log.settle();
+            }
+            hub.store().settle().map_err(|error| error.to_string())?;
+            Ok(json!("settled"))
+        }
+        "reload" => control.reload().map(|text| json!(text)),
+        "blocks" => {
+            let most = number("most").unwrap_or(ROWS);
+            Ok(hub.blocks(usize::try_from(most).unwrap_or(usize::MAX)))
+        }
+        "blocks-add" => {
+            let for_ms = number("for_ms").ok_or("for how long?")?;
+            hub.add_block(text("kind"), text("identity"), for_ms)?;
+            Ok(json!(format!("{} {} is blocked", text("kind"), text("identity"))))
+        }
+        "blocks-remove" => {
+            let held = hub.remove_block(text("kind"), text("identity"))?;
+            let state = if held { "was blocked and no longer is" } else { "was not blocked" };
+            Ok(json!(format!("{} {} {state}", text("kind"), text("identity"))))
+        }
+        "ask" => Ok(hub.ask(&asked(request)?).await),
+        "greylist-show" => Ok(hub.greylist(&asked(request)?)),
+        "greylist-forget" => Ok(json!(hub.forget(&asked(request)?))),
+        other => Err(format!("unknown command `{other}`")),
+    }
+}
+
+fn status(hub: &Hub, control: &dyn Control) -> Value {
+    let counts = hub.store().counts();
+    let [greylisted, proven, correspondents] = counts.shelves;
+    let (log_lines_dropped, log_trouble) =
+        hub.log().map_or((0, None), mpp_hub::log::DecisionLog::health);
+    let mut status = control.status();
+    if let Some(status) = status.as_object_mut() {
+        status.insert("generation".into(), json!(hub.live().generation));
+        status.insert(
+            "store".into(),
+            json!({
+                "health": match hub.store().health() {
+                    Health::Good => "good".to_owned(),
+                    Health::MemoryOnly(why) => format!("memory only: {why}"),
+                },
+                "greylisted": greylisted,
+                "proven": proven,
+                "correspondents": correspondents,
+                "blocks": counts.blocks,
+                "tallies": counts.tallies,
+                "histories": counts.histories,
+                "disk_bytes": counts.disk_bytes,
+                "memory_bytes": counts.memory_bytes,
+            }),
+        );
+        status.insert(
+            "log".into(),
+            json!({ "lines_dropped": log_lines_dropped, "trouble": log_trouble }),
+        );
+    }
+    status
+}
+
+/// A transaction as the command line describes it.
+pub(crate) fn asked(request: &Value) -> Result<Asked<'_>, String> {
+    let text = |name: &str| request.get(name).and_then(Value::as_str).unwrap_or_default();
+    let client: IpAddr =
+        text("client").parse().map_err(|_| format!("`{}` is not an address", text("client")))?;
+    let stage = match text("stage") {
+        "" => Stage::Rcpt,
+        name => Stage::ALL
+            .iter()
+            .find(|(_, known)| known.eq_ignore_ascii_case(name))
+            .map(|(stage, _)| *stage)
+            .ok_or_else(|| format!("`{name}` is no stage"))?,
+    };
+    Ok(Asked {
+        door: "ask",
+        stage,
+        client,
+        client_port: 0,
+        client_name: text("name"),
+        reverse_name: text("name"),
+        helo: text("helo"),
+        sender: text("sender"),
+        recipient: text("recipient"),
+        sasl_user: text("sasl_user"),
+        instance: "",
+        queue_id: "",
+        context: text("context"),
+        size_bytes: request.get("size").and_then(Value::as_u64).unwrap_or(0),
+        recipient_count: 0,
+        unknown: &[],
+    })
+}

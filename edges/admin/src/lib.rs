@@ -1,0 +1,113 @@
+//! How commands reach the daemon: one JSON object a line over a unix socket, one line back.
+//!
+//! A request is `{"command": NAME, ...}`; the answer is `{"ok": ...}` or `{"error": TEXT}`. The
+//! socket is for root and the daemon's user only, so there is no password.
+
+mod handle;
+
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mpp_hub::Hub;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixListener;
+
+/// Bytes of one request at the most.
+const REQUEST_BYTES_MAX: u64 = 64 * 1024;
+
+/// What only the process itself can do.
+pub trait Control: Send + Sync {
+    /// Reads the configuration again. Returns what to tell the operator.
+    ///
+    /// # Errors
+    /// Why the old one stays, as it is shown to people.
+    fn reload(&self) -> Result<String, String>;
+
+    /// Facts about the process: version, listeners, configuration.
+    fn status(&self) -> Value;
+}
+
+/// Judges a made-up transaction of a request with a hub of one's own.
+///
+/// # Errors
+/// What is wrong with the request, for people.
+pub async fn judge(hub: &Hub, request: &Value) -> Result<Value, String> {
+    Ok(hub.ask(&handle::asked(request)?).await)
+}
+
+/// Answers commands for ever.
+///
+/// # Errors
+/// The socket cannot be used.
+pub async fn serve(
+    listener: std::os::unix::net::UnixListener,
+    hub: Arc<Hub>,
+    control: Arc<dyn Control>,
+) -> io::Result<()> {
+    let listener = UnixListener::from_std(listener)?;
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let (hub, control) = (Arc::clone(&hub), Arc::clone(&control));
+        tokio::spawn(async move {
+            let (read, mut write) = stream.into_split();
+            let mut line = String::new();
+            let mut read = tokio::io::BufReader::new(read.take(REQUEST_BYTES_MAX));
+            while let Ok(length) = read.read_line(&mut line).await {
+                if length == 0 {
+                    return;
+                }
+                let answer = match serde_json::from_str::<Value>(&line) {
+                    Ok(request) => handle::answer(&hub, &*control, &request).await,
+                    Err(error) => Err(format!("not JSON: {error}")),
+                };
+                let answer = match answer {
+                    Ok(value) => json!({ "ok": value }),
+                    Err(text) => json!({ "error": text }),
+                };
+                if write.write_all(format!("{answer}\n").as_bytes()).await.is_err() {
+                    return;
+                }
+                line.clear();
+                read.get_mut().set_limit(REQUEST_BYTES_MAX);
+            }
+        });
+    }
+}
+
+/// Asks a daemon. Blocks.
+///
+/// # Errors
+/// Nobody listens there, or what the daemon says against it.
+pub fn ask(socket: &Path, request: &Value) -> Result<Value, AskError> {
+    let mut stream = UnixStream::connect(socket).map_err(AskError::NotRunning)?;
+    let talk = |stream: &mut UnixStream| -> io::Result<String> {
+        stream.set_read_timeout(Some(Duration::from_mins(1)))?;
+        stream.write_all(format!("{request}\n").as_bytes())?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+        Ok(line)
+    };
+    let line = talk(&mut stream).map_err(AskError::NotRunning)?;
+    let mut answer: Value =
+        serde_json::from_str(&line).map_err(|error| AskError::Refused(error.to_string()))?;
+    match answer.get("error").and_then(Value::as_str) {
+        Some(text) => Err(AskError::Refused(text.to_owned())),
+        None => Ok(answer.get_mut("ok").map(Value::take).unwrap_or_default()),
+    }
+}
+
+/// Why a command got no answer.
+#[derive(Debug)]
+pub enum AskError {
+    /// No daemon is there to ask.
+    NotRunning(io::Error),
+    /// The daemon says no, and why.
+    Refused(String),
+}

@@ -1,0 +1,362 @@
+//! The policy service door: what Postfix asks about a transaction, stage by stage.
+//!
+//! Connections are persistent and mostly silent: one that says nothing holds no buffer. What is
+//! read is worked on with a desk that the thread lends it, and the desk goes back before the next
+//! wait.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use mpp_engine::facts::Stage;
+use mpp_engine::verdict::Action;
+use mpp_hub::clock::VirtualClock;
+use mpp_hub::{Asked, Desk, Hub, Judged, Observed};
+use mpp_wire::policy::{Decoder, Malformed, Request, push_answer};
+use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
+
+use crate::listen::Connection;
+
+/// Bytes read at once.
+const READ_BYTES: usize = 16 * 1024;
+/// A peer that does not take its answer for so long is gone.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Desks that a thread keeps for the next connection that speaks.
+const DESKS_MAX: usize = 4;
+/// An output buffer larger than this after a burst is given back.
+const OUT_BYTES_KEPT: usize = 64 * 1024;
+
+/// What one read and its answers are worked on with.
+struct Table {
+    read: Box<[u8]>,
+    out: Vec<u8>,
+    text: String,
+    texts: String,
+    desk: Desk,
+}
+
+impl Table {
+    fn new() -> Box<Self> {
+        Box::new(Self {
+            read: vec![0; READ_BYTES].into_boxed_slice(),
+            out: Vec::with_capacity(512),
+            text: String::new(),
+            texts: String::new(),
+            desk: Desk::default(),
+        })
+    }
+}
+
+thread_local! {
+    #[allow(clippy::vec_box, reason = "tables move between the list and tasks: by pointer")]
+    static TABLES: RefCell<Vec<Box<Table>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn borrow_table() -> Box<Table> {
+    TABLES.with_borrow_mut(Vec::pop).unwrap_or_else(Table::new)
+}
+
+fn return_table(mut table: Box<Table>) {
+    if table.out.capacity() > OUT_BYTES_KEPT {
+        table.out = Vec::new();
+    }
+    TABLES.with_borrow_mut(|tables| {
+        if tables.len() < DESKS_MAX {
+            tables.push(table);
+        }
+    });
+}
+
+/// Waits for bytes without holding a buffer; nothing means that the peer has closed.
+async fn read(io: &mut Connection) -> io::Result<Option<(Box<Table>, usize)>> {
+    poll_fn(|context: &mut Context<'_>| {
+        let mut table = borrow_table();
+        let mut buffer = ReadBuf::new(&mut table.read);
+        let polled = Pin::new(&mut *io).poll_read(context, &mut buffer);
+        let length = buffer.filled().len();
+        match polled {
+            Poll::Ready(Ok(())) if length > 0 => Poll::Ready(Ok(Some((table, length)))),
+            other => {
+                return_table(table);
+                other.map_ok(|()| None)
+            }
+        }
+    })
+    .await
+}
+
+/// What a listener of this door knows.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// Where questions go.
+    pub hub: Arc<Hub>,
+    /// The clock that `mpp_time` sets; nothing in `serve`, which ignores the attribute.
+    pub virtual_clock: Option<Arc<VirtualClock>>,
+}
+
+impl Door {
+    /// Serves a connection until the peer closes it or sends what is no request.
+    pub async fn serve(self, mut io: Connection, peer: Option<IpAddr>) {
+        let mut session = Session { door: self, peer, last_instance: 0 };
+        // An error is a reset or the like, which is how many peers end a connection.
+        if let Ok(Some(end)) = session.run(&mut io).await {
+            let from = peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
+            crate::warn(&format!("policy service: connection from {from} closed: {end}"));
+        }
+        session.door.hub.leave(session.last_instance);
+    }
+}
+
+/// One conversation, without its connection: for replays of what was recorded.
+pub struct Replay(Session);
+
+impl Replay {
+    /// Begins one.
+    pub fn new(door: Door) -> Self {
+        Self(Session { door, peer: None, last_instance: 0 })
+    }
+
+    /// The answer to a request, its `action=` and line ends left out.
+    ///
+    /// # Errors
+    /// It is no request.
+    pub async fn answer(&mut self, request: &Request<'_>) -> Result<String, Malformed> {
+        let mut table = borrow_table();
+        table.out.clear();
+        self.0.answer(request, &mut table).await?;
+        let answer = String::from_utf8_lossy(&table.out).into_owned();
+        return_table(table);
+        Ok(answer.trim_end().trim_start_matches("action=").to_owned())
+    }
+}
+
+impl std::fmt::Debug for Replay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Replay")
+    }
+}
+
+struct Session {
+    door: Door,
+    peer: Option<IpAddr>,
+    last_instance: u64,
+}
+
+impl Session {
+    /// Answers until the peer closes; returns what was wrong if something was.
+    async fn run(&mut self, io: &mut Connection) -> io::Result<Option<String>> {
+        let mut decoder = Decoder::default();
+        while let Some((mut table, length)) = read(io).await? {
+            let Table { read, out, .. } = &mut *table;
+            out.clear();
+            let bytes = std::mem::take(read);
+            let mut requests = decoder.feed(bytes.get(..length).unwrap_or_default());
+            let mut end = None;
+            while let Some(request) = requests.next_request() {
+                match request {
+                    Ok(request) => {
+                        if let Err(malformed) = self.answer(&request, &mut table).await {
+                            end = Some(malformed);
+                            break;
+                        }
+                    }
+                    Err(malformed) => {
+                        end = Some(malformed);
+                        break;
+                    }
+                }
+            }
+            drop(requests);
+            table.read = bytes;
+            // What was answered before the fault is still sent.
+            let written = tokio::time::timeout(WRITE_TIMEOUT, io.write_all(&table.out)).await;
+            return_table(table);
+            written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            if end.is_some() {
+                return Ok(end.map(|malformed| malformed.to_string()));
+            }
+        }
+        let held = decoder.held();
+        Ok((held > 0).then(|| format!("it ended inside a request, after {held} bytes")))
+    }
+
+    async fn answer(&mut self, request: &Request<'_>, table: &mut Table) -> Result<(), Malformed> {
+        if let Some(clock) = &self.door.virtual_clock
+            && let Some(now_ms) = virtual_ms(request.mpp_time)
+        {
+            clock.advance_to(now_ms);
+            self.door.hub.tick();
+        }
+        let mut texts = std::mem::take(&mut table.texts);
+        let result = if let Some(asked) = asked(request, &mut texts) {
+            self.answer_to(&asked, request, table).await
+        } else {
+            push_answer("DUNNO", &mut table.out);
+            Ok(())
+        };
+        table.texts = texts;
+        result
+    }
+
+    async fn answer_to(
+        &mut self,
+        asked: &Asked<'_>,
+        request: &Request<'_>,
+        table: &mut Table,
+    ) -> Result<(), Malformed> {
+        match request.request {
+            b"smtpd_access_policy" => {
+                let judged = self.door.hub.judge(asked, &mut table.desk).await;
+                if judged.instance != self.last_instance {
+                    self.door.hub.leave(self.last_instance);
+                    self.last_instance = judged.instance;
+                }
+                table.text.clear();
+                spell(&judged, &table.desk.reply, &mut table.text);
+                push_answer(&table.text, &mut table.out);
+            }
+            b"mpp_verdict" => {
+                let observed = match request.verdict {
+                    b"spam" => Some(Observed::Spam),
+                    b"ham" => Some(Observed::Clean),
+                    _ => None,
+                };
+                match observed {
+                    Some(observed) if self.may_report() => {
+                        self.door.hub.observe(asked, observed, &mut table.desk).await;
+                        push_answer("DUNNO", &mut table.out);
+                    }
+                    Some(_) => push_answer("DUNNO not a trusted peer", &mut table.out),
+                    None => push_answer("DUNNO verdict is neither spam nor ham", &mut table.out),
+                }
+            }
+            _ => return Err(Malformed::NoRequest),
+        }
+        Ok(())
+    }
+
+    /// Verdicts count from configured peers; who can open the unix socket is one.
+    fn may_report(&self) -> bool {
+        let live = self.door.hub.live();
+        self.peer.is_none_or(|peer| live.configuration.networks.trusted.contains(peer))
+    }
+}
+
+/// Milliseconds of `seconds[.decimals]`.
+fn virtual_ms(text: &[u8]) -> Option<u64> {
+    let seconds: f64 = std::str::from_utf8(text).ok()?.trim().parse().ok()?;
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "not negative and far below 2^53; the cast saturates"
+    )]
+    (seconds >= 0.0).then(|| (seconds * 1000.0).round() as u64)
+}
+
+/// What is asked, or nothing if the client's address is not known (VRFY and ETRN by local tools).
+fn asked<'a>(request: &'a Request<'a>, texts: &'a mut String) -> Option<Asked<'a>> {
+    let client: IpAddr = text_of(request.client_address)?.parse().ok()?;
+    let stage = match request.protocol_state {
+        b"CONNECT" => Stage::Connect,
+        b"EHLO" | b"HELO" => Stage::Helo,
+        b"MAIL" => Stage::Mail,
+        b"DATA" | b"BDAT" => Stage::Data,
+        b"END-OF-MESSAGE" => Stage::EndOfMessage,
+        b"VRFY" => Stage::Vrfy,
+        b"ETRN" => Stage::Etrn,
+        _ => Stage::Rcpt,
+    };
+    let number = |value: &[u8]| text_of(value).and_then(|text| text.trim().parse::<u64>().ok());
+    let values = [
+        request.client_name,
+        request.reverse_client_name,
+        request.helo_name,
+        request.sender,
+        request.recipient,
+        request.sasl_username,
+        request.instance,
+        request.queue_id,
+        request.policy_context,
+    ];
+    let [
+        client_name,
+        reverse_name,
+        helo,
+        sender,
+        recipient,
+        sasl_user,
+        instance,
+        queue_id,
+        context,
+    ] = readable(values, texts);
+    Some(Asked {
+        door: "policy",
+        stage,
+        client,
+        client_port: number(request.client_port).and_then(|n| u16::try_from(n).ok()).unwrap_or(0),
+        client_name,
+        reverse_name,
+        helo,
+        sender,
+        recipient,
+        sasl_user,
+        instance,
+        queue_id,
+        context,
+        size_bytes: number(request.size).unwrap_or(0),
+        recipient_count: number(request.recipient_count)
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(0),
+        unknown: &request.unknown,
+    })
+}
+
+fn text_of(value: &[u8]) -> Option<&str> {
+    std::str::from_utf8(value).ok()
+}
+
+/// The values as text. What is no UTF-8 gets replacement characters, kept in `texts`.
+fn readable<'a, const N: usize>(values: [&'a [u8]; N], texts: &'a mut String) -> [&'a str; N] {
+    if values.iter().all(|value| text_of(value).is_some()) {
+        return values.map(|value| text_of(value).unwrap_or_default());
+    }
+    texts.clear();
+    let lengths = values.map(|value| {
+        let before = texts.len();
+        texts.push_str(&String::from_utf8_lossy(value));
+        texts.len() - before
+    });
+    let mut rest: &'a str = texts;
+    lengths.map(|length| {
+        let (head, tail) = rest.split_at_checked(length).unwrap_or((rest, ""));
+        rest = tail;
+        head
+    })
+}
+
+/// A judgement as a Postfix access(5) action.
+pub fn spell(judged: &Judged, text: &str, out: &mut String) {
+    let Some(reply) = judged.reply else {
+        out.push_str(match judged.decision.verdict.action {
+            Action::Hold => "HOLD",
+            Action::Discard => "DISCARD",
+            _ => "DUNNO",
+        });
+        return;
+    };
+    if reply.yields {
+        // Lets a later refusal for good win, which spares hopeless mail its retries.
+        out.push_str("DEFER_IF_PERMIT");
+    } else {
+        mpp_engine::reply::push_number(u64::from(reply.code), out);
+    }
+    out.push(' ');
+    out.push_str(reply.status);
+    out.push(' ');
+    out.push_str(text);
+}

@@ -1,0 +1,478 @@
+//! The hub: from what was asked to what is answered, with everything that follows.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use mpp_config::Configuration;
+use mpp_engine::decide::{Case, Decision, Event, Held, Remark, Value, lets_through};
+use mpp_engine::facts::{Direction, Facts, Repeat, Reserved, Stage};
+use mpp_engine::identity::Parties;
+use mpp_engine::question::{Answer, Effect};
+use mpp_engine::reply::{self, Reply};
+use mpp_engine::transaction::Transactions;
+use mpp_engine::verdict::Verdict;
+
+use crate::clock::Clock;
+use crate::id::{Id, Ids};
+use crate::line::{self, Line, Stamp};
+use crate::log::DecisionLog;
+use crate::settle::{self, Bench};
+use crate::statistics::{Counted, Statistics};
+use crate::store::Store;
+
+/// What a door wants to know, as it was read.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "the fields are those of `Facts`")]
+pub struct Asked<'a> {
+    pub door: &'static str,
+    pub stage: Stage,
+    pub client: IpAddr,
+    pub client_port: u16,
+    pub client_name: &'a str,
+    pub reverse_name: &'a str,
+    pub helo: &'a str,
+    pub sender: &'a str,
+    pub recipient: &'a str,
+    pub sasl_user: &'a str,
+    pub instance: &'a str,
+    pub queue_id: &'a str,
+    pub context: &'a str,
+    pub size_bytes: u64,
+    pub recipient_count: u32,
+    /// Attributes that nobody knows: for the log.
+    pub unknown: &'a [(&'a [u8], &'a [u8])],
+}
+
+/// The working memory of one decision. Whoever judges has one and uses it again and again.
+#[derive(Debug, Default)]
+pub struct Desk {
+    pub(crate) case: Case,
+    pub(crate) fresh: Vec<Answer>,
+    pub(crate) lower: String,
+    scratch: String,
+    stamp: Stamp,
+    line: String,
+    /// The text of the reply to the last judgement, its id included; empty if nothing is refused.
+    pub reply: String,
+}
+
+/// What a door is to answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Judged {
+    /// The decision.
+    pub decision: Decision,
+    /// Code and status if it refuses; the text is in [`Desk::reply`].
+    pub reply: Option<Reply>,
+    /// The id in the log.
+    pub id: Id,
+    /// The hash of the transaction, for [`Hub::leave`]; 0 if it holds nothing.
+    pub instance: u64,
+}
+
+/// What was learnt of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observed {
+    /// It was spam.
+    Spam,
+    /// It was clean.
+    Clean,
+}
+
+/// The configuration that holds.
+#[derive(Debug)]
+pub struct Live {
+    /// Its settings.
+    pub configuration: Configuration,
+    /// Counts the configurations of this process, from 1.
+    pub generation: u64,
+}
+
+/// The parts of a node that a decision needs.
+pub struct Hub {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    live: ArcSwap<Live>,
+    log: Option<DecisionLog>,
+    ids: Ids,
+    transactions: Mutex<Transactions>,
+    statistics: Mutex<Statistics>,
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub").finish_non_exhaustive()
+    }
+}
+
+impl Hub {
+    /// A hub with a configuration. Without a log nothing can be explained later.
+    pub fn new(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        configuration: Configuration,
+        log: Option<DecisionLog>,
+        statistics: Statistics,
+    ) -> Self {
+        let live = ArcSwap::from_pointee(Live { configuration, generation: 1 });
+        Self {
+            store,
+            clock,
+            live,
+            log,
+            ids: Ids::default(),
+            transactions: Mutex::default(),
+            statistics: Mutex::new(statistics),
+        }
+    }
+
+    /// The configuration that holds now.
+    pub fn live(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// Puts another configuration in place for every decision that begins from now on. Returns
+    /// the old one, whose end the caller may pay for.
+    pub fn replace(&self, configuration: Configuration) -> Arc<Live> {
+        let generation = self.live.load().generation + 1;
+        self.live.swap(Arc::new(Live { configuration, generation }))
+    }
+
+    /// The store.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    /// The decision log, if there is one.
+    pub fn log(&self) -> Option<&DecisionLog> {
+        self.log.as_ref()
+    }
+
+    /// The time.
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// The statistics.
+    pub fn statistics(&self) -> MutexGuard<'_, Statistics> {
+        self.statistics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn transactions(&self) -> MutexGuard<'_, Transactions> {
+        self.transactions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Judges what was asked, performs what follows, counts and logs it.
+    pub async fn judge(&self, asked: &Asked<'_>, desk: &mut Desk) -> Judged {
+        let live = self.live.load();
+        let configuration = &live.configuration;
+        let now_ms = self.clock.now_ms();
+        let (ring, policies) = (configuration.ring, &configuration.policies);
+        let mut lower = std::mem::take(&mut desk.lower);
+        let mut facts = facts(configuration, asked, &mut lower, &mut desk.scratch);
+        let ties = Ties::of(&facts, configuration);
+        {
+            let mut transactions = self.transactions();
+            facts.repeat = transactions.repeat(ties.request, now_ms);
+            facts.reserved = transactions.reserved(ties.instance);
+            facts.is_new_connection = transactions.repeat(ties.connection, now_ms) == Repeat::No;
+            if facts.is_new_connection {
+                transactions.answered(ties.connection, true, now_ms);
+            }
+        }
+        let policy = policies.resolve(&facts, ring);
+        let deadline = Duration::from_millis(configuration.server.deadline_ms);
+        let bench = Bench { store: &*self.store, policy, ring, now_ms, deadline };
+        desk.case.clear();
+        let (decision, trips) =
+            settle::settle(bench, &facts, &mut desk.case, &mut desk.fresh).await;
+        self.keep_account(&facts, &ties, (lets_through(&decision), now_ms), &mut desk.case);
+        self.follow_up(bench, &facts, desk).await;
+
+        let id = self.ids.next(now_ms);
+        let reply = write_reply(&decision.verdict, id, desk);
+        let shadow = desk.case.shadow;
+        self.statistics().count(Counted {
+            now_ms,
+            policy: &policy.name,
+            check: decision.check,
+            action: decision.verdict.action,
+            shadow: shadow.map(|(check, verdict)| (check, verdict.action)),
+        });
+        let (facts_of, unknown) = (&facts, asked.unknown);
+        self.write_line(
+            desk,
+            |id_text, reply, remarks| Line {
+                id: id_text,
+                now_ms,
+                door: asked.door,
+                facts: facts_of,
+                policy: &policy.name,
+                decision: &decision,
+                reply,
+                shadow,
+                remarks,
+                trips,
+                unknown,
+            },
+            id,
+        );
+        desk.lower = lower;
+        Judged { decision, reply, id, instance: ties.instance }
+    }
+
+    /// Learns that a message was spam or clean. The transaction's attributes say whose.
+    pub async fn observe(&self, asked: &Asked<'_>, observed: Observed, desk: &mut Desk) -> Id {
+        let live = self.live.load();
+        let configuration = &live.configuration;
+        let now_ms = self.clock.now_ms();
+        let mut lower = std::mem::take(&mut desk.lower);
+        let facts = facts(configuration, asked, &mut lower, &mut desk.scratch);
+        let policy = configuration.policies.resolve(&facts, configuration.ring);
+        let deadline = Duration::from_millis(configuration.server.deadline_ms);
+        let ring = configuration.ring;
+        let bench = Bench { store: &*self.store, policy, ring, now_ms, deadline };
+        let (event, word) = match observed {
+            Observed::Spam => (Event::Spam, "spam"),
+            Observed::Clean => (Event::Clean, "clean"),
+        };
+        desk.case.clear();
+        let remark = Remark { check: "observed", what: "verdict", value: Value::Word(word) };
+        desk.case.remarks.push(remark);
+        desk.case.events.push(event);
+        self.follow_up(bench, &facts, desk).await;
+        let id = self.ids.next(now_ms);
+        desk.reply.clear();
+        let decision = Decision { verdict: Verdict::ACCEPT, check: "observed" };
+        let facts_of = &facts;
+        self.write_line(
+            desk,
+            |id_text, reply, remarks| Line {
+                id: id_text,
+                now_ms,
+                door: asked.door,
+                facts: facts_of,
+                policy: &policy.name,
+                decision: &decision,
+                reply,
+                shadow: None,
+                remarks,
+                trips: 0,
+                unknown: asked.unknown,
+            },
+            id,
+        );
+        desk.lower = lower;
+        id
+    }
+
+    /// Performs the effects of a decision, and of what was learnt in it.
+    async fn follow_up(&self, bench: Bench<'_>, facts: &Facts<'_>, desk: &mut Desk) {
+        self.perform(bench, facts, &mut desk.case);
+        if desk.case.events.is_empty() {
+            return;
+        }
+        let mut events = std::mem::take(&mut desk.case.events);
+        let remarks = std::mem::take(&mut desk.case.remarks);
+        let shadow = desk.case.shadow;
+        let mut learnt = Vec::new();
+        for event in events.drain(..) {
+            desk.case.clear();
+            settle::draw_conclusions(bench, facts, event, &mut desk.case, &mut desk.fresh).await;
+            self.perform(bench, facts, &mut desk.case);
+            learnt.append(&mut desk.case.remarks);
+        }
+        desk.case.clear();
+        desk.case.shadow = shadow;
+        desk.case.remarks = remarks;
+        desk.case.remarks.append(&mut learnt);
+    }
+
+    fn perform(&self, bench: Bench<'_>, facts: &Facts<'_>, case: &mut Case) {
+        if case.effects.is_empty() {
+            return;
+        }
+        let mut for_store = false;
+        for effect in &case.effects {
+            if let Effect::Note(note) = effect {
+                let when = (bench.now_ms, &bench.policy.name);
+                self.statistics().note(when, facts.keys.client, *note);
+            } else {
+                for_store = true;
+            }
+        }
+        if for_store {
+            self.store.perform(bench.now_ms, &case.effects);
+        }
+        case.effects.clear();
+    }
+
+    /// Two-phase counting: what was reserved stays, waits for the end, or is given back.
+    fn keep_account(
+        &self,
+        facts: &Facts<'_>,
+        ties: &Ties,
+        (passes, now_ms): (bool, u64),
+        case: &mut Case,
+    ) {
+        let mut transactions = self.transactions();
+        transactions.answered(ties.request, passes, now_ms);
+        let mut back = Vec::new();
+        if facts.stage == Stage::EndOfMessage {
+            transactions.asks_at_end(ties.context);
+            let held = transactions.end(ties.instance);
+            if !passes {
+                back = held;
+            }
+        } else if passes {
+            transactions.hold((ties.instance, ties.context), &case.held, now_ms);
+        } else if facts.stage == Stage::Data {
+            back = transactions.end(ties.instance);
+        }
+        drop(transactions);
+        give_back(&back, &mut case.effects);
+    }
+
+    /// A connection has gone on to another transaction, or was closed.
+    pub fn leave(&self, instance: u64) {
+        let back = self.transactions().leave(instance);
+        if !back.is_empty() {
+            let mut effects = Vec::new();
+            give_back(&back, &mut effects);
+            self.store.perform(self.clock.now_ms(), &effects);
+        }
+    }
+
+    /// Drops what has run out, a piece at a time. To be called ten times a second.
+    pub fn tick(&self) {
+        let now_ms = self.clock.now_ms();
+        self.store.expire(now_ms);
+        let back = self.transactions().expire(now_ms);
+        let mut effects = Vec::new();
+        give_back(&back, &mut effects);
+        if !effects.is_empty() {
+            self.store.perform(now_ms, &effects);
+        }
+        self.statistics().expire(now_ms);
+    }
+
+    fn write_line<'l>(
+        &self,
+        desk: &'l mut Desk,
+        make: impl FnOnce(&'l str, &'l str, &'l [Remark]) -> Line<'l>,
+        id: Id,
+    ) {
+        let Some(log) = &self.log else { return };
+        let Desk { case, line, stamp, reply, scratch, .. } = desk;
+        scratch.clear();
+        scratch.push_str(std::str::from_utf8(&id.letters()).unwrap_or_default());
+        line.clear();
+        line::push(&make(scratch, reply, &case.remarks), stamp, line);
+        log.add(line.as_bytes());
+    }
+}
+
+/// Writes the text of the reply to the desk.
+fn write_reply(verdict: &Verdict, id: Id, desk: &mut Desk) -> Option<Reply> {
+    desk.reply.clear();
+    let reply = reply::reply(verdict, &mut desk.reply)?;
+    desk.reply.push_str(" (");
+    desk.reply.push_str(std::str::from_utf8(&id.letters()).unwrap_or_default());
+    desk.reply.push(')');
+    Some(reply)
+}
+
+fn give_back(held: &[Held], effects: &mut Vec<Effect>) {
+    effects.extend(held.iter().map(|held| {
+        let Held { key, at_ms, amount } = *held;
+        Effect::GiveBack { key, at_ms, amount }
+    }));
+}
+
+/// The hashes that tie requests together.
+#[derive(Clone, Copy, Debug)]
+struct Ties {
+    /// This very request; 0 if it cannot be known again.
+    request: u64,
+    /// The transaction; 0 without one.
+    instance: u64,
+    /// The client's connection; 0 if not known.
+    connection: u64,
+    /// The listener that asks.
+    context: u64,
+}
+
+impl Ties {
+    fn of(facts: &Facts<'_>, configuration: &Configuration) -> Self {
+        let ring = configuration.ring;
+        let instance = ring.text(facts.instance);
+        let context = if facts.context.is_empty() { 1 } else { ring.text(facts.context) };
+        let stage = 1 + facts.stage as u64;
+        let place = ring.pair(facts.keys.recipient.max(1), context ^ stage);
+        let connection = if facts.client_port == 0 {
+            0
+        } else {
+            ring.pair(facts.keys.client, 0x10_0000 + u64::from(facts.client_port))
+        };
+        Self { request: ring.pair(instance, place), instance, connection, context }
+    }
+}
+
+/// Makes facts of what was asked. Texts in lower case are kept in `lower`.
+pub(crate) fn facts<'a>(
+    configuration: &Configuration,
+    asked: &Asked<'a>,
+    lower: &'a mut String,
+    scratch: &mut String,
+) -> Facts<'a> {
+    let client = asked.client.to_canonical();
+    let texts = [
+        asked.client_name,
+        asked.reverse_name,
+        asked.helo,
+        asked.sender,
+        asked.recipient,
+        asked.sasl_user,
+    ];
+    lower.clear();
+    for text in texts {
+        lower.push_str(text);
+    }
+    lower.make_ascii_lowercase();
+    let mut rest: &'a str = lower;
+    let [client_name, reverse_name, helo, sender, recipient, sasl_user] = texts.map(|text| {
+        let (head, tail) = rest.split_at_checked(text.len()).unwrap_or((rest, ""));
+        rest = tail;
+        head
+    });
+    let known = |name: &'a str| if name == "unknown" { "" } else { name };
+    let (client_name, reverse_name) = (known(client_name), known(reverse_name));
+    let is_local = configuration.networks.local.contains(client);
+    let is_outbound = is_local || !sasl_user.is_empty();
+    let ring = configuration.ring;
+    let organisation = ring.organisation(client_name, client);
+    let parties = Parties { client, organisation, sasl_user, sender, recipient, helo };
+    Facts {
+        stage: asked.stage,
+        direction: if is_outbound { Direction::Outbound } else { Direction::Inbound },
+        client,
+        client_port: asked.client_port,
+        client_name,
+        reverse_name,
+        helo,
+        sender,
+        recipient,
+        sasl_user,
+        instance: asked.instance,
+        queue_id: asked.queue_id,
+        context: asked.context,
+        size_bytes: asked.size_bytes,
+        recipient_count: asked.recipient_count,
+        repeat: Repeat::No,
+        is_new_connection: false,
+        is_spared: is_local || configuration.networks.trusted.contains(client),
+        reserved: Reserved::default(),
+        keys: ring.keys(&parties, scratch),
+    }
+}

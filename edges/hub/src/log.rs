@@ -1,0 +1,312 @@
+//! The decision log: one JSON object a line for each decision, found again by its id.
+//!
+//! Lines are made in memory by who decides and written by a thread of the log's own, so no answer
+//! waits for a disk. Files are named after their first id and are a fixed part of the bound; the
+//! oldest goes when the bound is passed. If the disk does not take the lines, they are dropped and
+//! counted, never kept without bound.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use memchr::memmem;
+
+/// Bytes of lines that wait for the disk at the most.
+const WAITING_BYTES_MAX: usize = 16 << 20;
+/// The writer is woken early when so many bytes wait.
+const WAKE_BYTES: usize = 1 << 18;
+/// Else it writes so often.
+const WRITE_EVERY: Duration = Duration::from_millis(50);
+/// The bound is divided into so many files.
+const FILES: u64 = 8;
+
+/// The decision log of a node.
+#[derive(Debug)]
+pub struct DecisionLog {
+    shared: Arc<Shared>,
+    directory: PathBuf,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    wake: Condvar,
+    written: Condvar,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    /// Bytes taken over by the writer and not yet written.
+    in_flight: bool,
+    stop: bool,
+    trouble: Option<String>,
+}
+
+impl DecisionLog {
+    /// Opens the log in a directory, made if need be. It takes `bytes_max` on disk at the most.
+    ///
+    /// # Errors
+    /// The directory cannot be made or written to.
+    pub fn open(directory: &Path, bytes_max: u64) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
+        let shared = Arc::new(Shared::default());
+        let mut files = Files::new(directory.to_owned(), bytes_max)?;
+        let thread = {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name("decision-log".into())
+                .spawn(move || write_lines(&shared, &mut files))?
+        };
+        let writer = Mutex::new(Some(thread));
+        Ok(Self { shared, directory: directory.to_owned(), writer })
+    }
+
+    /// Adds a line, its line end included.
+    pub fn add(&self, line: &[u8]) {
+        let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.lines.len() + line.len() > WAITING_BYTES_MAX {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let before = waiting.lines.len();
+        waiting.lines.extend_from_slice(line);
+        if before < WAKE_BYTES && waiting.lines.len() >= WAKE_BYTES {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Returns when all lines added before are written, or cannot be.
+    pub fn settle(&self) {
+        let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        while (!waiting.lines.is_empty() || waiting.in_flight)
+            && waiting.trouble.is_none()
+            && !waiting.stop
+        {
+            self.shared.wake.notify_one();
+            waiting = self
+                .shared
+                .written
+                .wait_timeout(waiting, WRITE_EVERY)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Lines dropped so far, and why the disk does not take lines now, if it does not.
+    pub fn health(&self) -> (u64, Option<String>) {
+        let waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.shared.dropped.load(Ordering::Relaxed), waiting.trouble.clone())
+    }
+
+    /// The line of a decision, by its id.
+    pub fn find(&self, id: &str) -> Option<String> {
+        self.settle();
+        find(&self.directory, id)
+    }
+}
+
+impl Drop for DecisionLog {
+    fn drop(&mut self) {
+        self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
+        self.shared.wake.notify_all();
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            // A writer that panicked has nothing left to say.
+            let _ = writer.join();
+        }
+    }
+}
+
+fn write_lines(shared: &Shared, files: &mut Files) {
+    let mut lines = Vec::new();
+    loop {
+        let stop = {
+            let mut waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.lines.len() < WAKE_BYTES && !waiting.stop {
+                waiting = shared
+                    .wake
+                    .wait_timeout(waiting, WRITE_EVERY)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
+            }
+            std::mem::swap(&mut lines, &mut waiting.lines);
+            waiting.in_flight = !lines.is_empty();
+            waiting.stop
+        };
+        let trouble = if lines.is_empty() { Ok(()) } else { files.write(&lines) };
+        if let Err(_trouble) = &trouble {
+            let lost = memchr::memchr_iter(b'\n', &lines).count() as u64;
+            shared.dropped.fetch_add(lost, Ordering::Relaxed);
+        }
+        // After a burst the memory goes back.
+        if lines.capacity() > 4 * WAKE_BYTES {
+            lines = Vec::new();
+        }
+        lines.clear();
+        let mut waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.in_flight {
+            waiting.trouble = trouble.err().map(|error| error.to_string());
+        }
+        waiting.in_flight = false;
+        shared.written.notify_all();
+        if stop && waiting.lines.is_empty() {
+            return;
+        }
+    }
+}
+
+/// The files of a log.
+struct Files {
+    directory: PathBuf,
+    bytes_max: u64,
+    current: Option<(File, u64)>,
+}
+
+impl Files {
+    fn new(directory: PathBuf, bytes_max: u64) -> io::Result<Self> {
+        let mut files = Self { directory, bytes_max, current: None };
+        // Go on in the newest file, or say at once that the directory does not serve.
+        if let Some(newest) = list(&files.directory).pop() {
+            let file = OpenOptions::new().append(true).open(&newest)?;
+            let length = file.metadata()?.len();
+            files.current = Some((file, length));
+        } else {
+            let probe = files.directory.join(".probe");
+            File::create(&probe)?;
+            fs::remove_file(&probe)?;
+        }
+        Ok(files)
+    }
+
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        let is_full =
+            self.current.as_ref().is_none_or(|(_, length)| *length >= self.bytes_max / FILES);
+        if is_full {
+            let name = format!("decisions-{}.jsonl", id_of(lines).unwrap_or("0000000000"));
+            let path = self.directory.join(name);
+            let file = OpenOptions::new().append(true).create(true).open(path)?;
+            self.current = Some((file, 0));
+            self.drop_oldest();
+        }
+        if let Some((file, length)) = &mut self.current {
+            file.write_all(lines)?;
+            *length += lines.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn drop_oldest(&self) {
+        let mut files: Vec<_> = list(&self.directory)
+            .into_iter()
+            .map(|path| (fs::metadata(&path).map_or(0, |data| data.len()), path))
+            .collect();
+        let mut bytes: u64 = files.iter().map(|(length, _)| length).sum();
+        files.truncate(files.len().saturating_sub(1));
+        for (length, path) in files {
+            if bytes <= self.bytes_max - self.bytes_max / FILES {
+                break;
+            }
+            if fs::remove_file(path).is_ok() {
+                bytes -= length;
+            }
+        }
+    }
+}
+
+fn id_of(lines: &[u8]) -> Option<&str> {
+    let rest = lines.strip_prefix(b"{\"id\":\"")?;
+    std::str::from_utf8(rest.get(..10)?).ok()
+}
+
+/// The log files of a directory, oldest first.
+fn list(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| {
+            path.file_name()
+                .and_then(|name| name.to_str())
+                .and_then(|name| name.strip_prefix("decisions-")?.strip_suffix(".jsonl"))
+                .is_some()
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+/// The line of a decision in the files of a directory, by its id.
+pub fn find(directory: &Path, id: &str) -> Option<String> {
+    let own = format!("decisions-{id}.jsonl");
+    let needle = format!("{{\"id\":\"{id}\"");
+    // Ids grow, so it is in the last file that begins before it; concurrent writers may have
+    // mixed their last lines, so the one behind is looked at too.
+    let files = list(directory);
+    let behind = files.partition_point(|path| {
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name <= own.as_str())
+    });
+    let around = files.get(behind.saturating_sub(2)..(behind + 1).min(files.len()))?;
+    around.iter().rev().find_map(|path| {
+        let text = fs::read(path).ok()?;
+        let at = memmem::find(&text, needle.as_bytes())?;
+        let rest = text.get(at..)?;
+        let end = memchr::memchr(b'\n', rest)?;
+        String::from_utf8(rest.get(..end)?.to_vec()).ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(number: u64) -> Vec<u8> {
+        format!("{{\"id\":\"{number:010}\",\"action\":\"accept\"}}\n").into_bytes()
+    }
+
+    #[test]
+    fn lines_are_found_also_by_the_next_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = DecisionLog::open(directory.path(), 1 << 20).unwrap();
+        (1..=100).for_each(|number| log.add(&line(number)));
+        assert_eq!(
+            log.find("0000000042").unwrap(),
+            String::from_utf8(line(42)).unwrap().trim_end()
+        );
+        assert_eq!(log.find("0000000101"), None);
+        drop(log);
+        let log = DecisionLog::open(directory.path(), 1 << 20).unwrap();
+        log.add(&line(101));
+        assert!(log.find("0000000001").is_some() && log.find("0000000101").is_some());
+    }
+
+    #[test]
+    fn the_bound_holds_and_the_newest_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes_max = 8_000;
+        let log = DecisionLog::open(directory.path(), bytes_max).unwrap();
+        for number in 1..=2_000 {
+            log.add(&line(number));
+            if number % 10 == 0 {
+                log.settle();
+            }
+        }
+        assert!(log.find("0000002000").is_some() && log.find("0000000001").is_none());
+        let bytes: u64 =
+            list(directory.path()).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+        assert!(bytes <= bytes_max + 1_000, "{bytes}");
+    }
+
+    #[test]
+    fn a_directory_that_does_not_serve_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(DecisionLog::open(&file, 1_000).is_err());
+    }
+}
