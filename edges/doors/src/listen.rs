@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// Connections that wait to be taken, at the most.
-const BACKLOG: u32 = 4096;
+const BACKLOG: i32 = 4096;
 
 /// A socket that takes connections. It can be copied for each worker thread.
 #[derive(Debug)]
@@ -103,10 +104,12 @@ impl Listener {
 
 fn bind_tcp(address: &str) -> io::Result<Listener> {
     let address: SocketAddr = address.parse().map_err(|_| io::Error::other("not ADDRESS:PORT"))?;
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    Ok(Listener::Tcp(socket.listen(BACKLOG)?.into_std()?))
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(Listener::Tcp(socket.into()))
 }
 
 /// Listens on a path with these permissions.
