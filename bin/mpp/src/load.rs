@@ -55,7 +55,8 @@ pub(crate) fn load(path: Option<&Path>, seed: u64) -> Result<Loaded, String> {
         for (file, place) in &compiled.wanted {
             let path = base.join(file);
             let stamp = stamp(&path);
-            let text = std::fs::read(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            let text =
+                std::fs::read(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
             let text = text.unwrap_or_else(|error| {
                 let message = format!("cannot read {}: {error}", path.display());
                 unreadable.push(Diagnostic::error(place.clone(), message));
@@ -67,11 +68,7 @@ pub(crate) fn load(path: Option<&Path>, seed: u64) -> Result<Loaded, String> {
     }
 }
 
-fn finish(
-    compiled: Compiled,
-    unreadable: Vec<Diagnostic>,
-    lists: Lists,
-) -> Result<Loaded, String> {
+fn finish(compiled: Compiled, unreadable: Vec<Diagnostic>, lists: Lists) -> Result<Loaded, String> {
     let is_readable = unreadable.is_empty();
     let all: Vec<Diagnostic> = unreadable.into_iter().chain(compiled.diagnostics.clone()).collect();
     let shown = show(&all, &compiled);

@@ -20,12 +20,9 @@ pub(crate) struct Where {
 impl Where {
     /// The state directory and the path of the admin socket.
     pub(crate) fn find(&self) -> (PathBuf, PathBuf) {
-        let (state, admin) = self
-            .config
-            .as_deref()
-            .and_then(load::peek)
-            .unwrap_or_default();
-        let state = self.state.clone().unwrap_or_else(|| state_directory(&state, self.config.as_deref()));
+        let (state, admin) = self.config.as_deref().and_then(load::peek).unwrap_or_default();
+        let state =
+            self.state.clone().unwrap_or_else(|| state_directory(&state, self.config.as_deref()));
         let socket = admin_socket(&admin, &state);
         (state, socket)
     }

@@ -59,7 +59,8 @@ impl Control for Reloader {
         let policies = loaded.configuration.policies.count();
         drop(old);
         drop(self.hub.replace(loaded.configuration));
-        let mut text = format!("configuration {} taken, {policies} policies", self.hub.live().generation);
+        let mut text =
+            format!("configuration {} taken, {policies} policies", self.hub.live().generation);
         if changed_at_start {
             text.push_str("; [server] and [listen] hold from the next start");
         }

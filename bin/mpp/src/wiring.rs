@@ -66,7 +66,8 @@ pub(crate) fn write_statistics(state: &Path, hub: &Hub) {
     };
     let path = state.join(STATISTICS);
     let new = state.join(format!("{STATISTICS}.new"));
-    let written = std::fs::write(&new, saved.to_string()).and_then(|()| std::fs::rename(&new, &path));
+    let written =
+        std::fs::write(&new, saved.to_string()).and_then(|()| std::fs::rename(&new, &path));
     if let Err(error) = written {
         mpp_hub::say(&format!("cannot write the statistics {}: {error}", path.display()));
     }

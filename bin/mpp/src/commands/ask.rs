@@ -83,7 +83,8 @@ impl Ask {
         let store = EmbeddedStore::in_memory(1);
         let loaded = load::load(self.daemon.config.as_deref(), 1).map_err(Failure)?;
         let clock = Arc::new(RealClock);
-        let hub = mpp_hub::Hub::new(store, clock, loaded.configuration, None, Statistics::default());
+        let hub =
+            mpp_hub::Hub::new(store, clock, loaded.configuration, None, Statistics::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(mpp_admin::judge(&hub, request)).map_err(Failure)
     }

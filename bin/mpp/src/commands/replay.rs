@@ -114,14 +114,19 @@ async fn play(path: &Path, door: Door) -> Result<(), Failure> {
             continue;
         }
         let wrong = |what: &str| format!("error: {}:{number}: {what}", path.display());
-        let object: Value = serde_json::from_str(&line).map_err(|error| wrong(&error.to_string()))?;
+        let object: Value =
+            serde_json::from_str(&line).map_err(|error| wrong(&error.to_string()))?;
         attributes(&object, &mut text).map_err(|what| wrong(&what))?;
         let request = Request::parse(text.as_bytes()).map_err(|what| wrong(&what.to_string()))?;
         replay.answer(&request).await.map_err(|what| wrong(&what.to_string()))?;
         if print::has_audience() && drawn.elapsed() > PROGRESS_EVERY {
             drawn = Instant::now();
             let done = print::percent(read, bytes.max(read));
-            print::progress(&format!("{done} of {}, {} requests", path.display(), print::count(number)));
+            print::progress(&format!(
+                "{done} of {}, {} requests",
+                path.display(),
+                print::count(number)
+            ));
         }
     }
     if print::has_audience() {

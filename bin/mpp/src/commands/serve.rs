@@ -53,9 +53,10 @@ impl Serve {
         }
         let config = self.config.as_deref();
         let first = load::load(config, 0).map_err(Failure)?;
-        let state = self.state.clone().unwrap_or_else(|| {
-            place::state_directory(&first.configuration.server.state, config)
-        });
+        let state = self
+            .state
+            .clone()
+            .unwrap_or_else(|| place::state_directory(&first.configuration.server.state, config));
         let options =
             embedded::Options { set_aside_damaged: self.set_aside_damaged, ..Default::default() };
         let store = embedded::open(&state.join("store"), &options)
@@ -105,13 +106,16 @@ impl Node {
         if let Some(first) = addresses.first() {
             mpp_hub::say(&format!("for main.cf:\n{}", postfix::short_lines(first)));
         }
-        let reloader = Reloader::new(Arc::clone(&hub), config, lists, (addresses, state.to_owned()));
+        let reloader =
+            Reloader::new(Arc::clone(&hub), config, lists, (addresses, state.to_owned()));
         Ok(Self { hub, reloader: Arc::new(reloader), state: state.to_owned(), workers, places })
     }
 
     fn run(&self, doors: Vec<Listener>, admin: &Path) -> Result<(), Failure> {
-        let Listener::Unix(admin_listener, admin_file) = bind_unix(admin, 0o600)
-            .map_err(|error| Failure(format!("error: admin socket {}: {error}", admin.display())))?
+        let Listener::Unix(admin_listener, admin_file) =
+            bind_unix(admin, 0o600).map_err(|error| {
+                Failure(format!("error: admin socket {}: {error}", admin.display()))
+            })?
         else {
             return Err(Failure("error: the admin socket is a unix socket".into()));
         };

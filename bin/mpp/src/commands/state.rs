@@ -79,7 +79,8 @@ pub(crate) fn statistics(report: &Value) -> String {
             delay("p99")
         );
     }
-    for (list, title) in [("decisions", "Decisions"), ("shadow", "In shadow mode, would have been")] {
+    for (list, title) in [("decisions", "Decisions"), ("shadow", "In shadow mode, would have been")]
+    {
         let rows = total[list].as_array().cloned().unwrap_or_default();
         if rows.is_empty() {
             continue;
@@ -163,8 +164,10 @@ impl Status {
 
 /// List, add and remove blocks.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  mpp blocks list\n  mpp blocks add client 203.0.113.7 --for 1d\n  \
-    mpp blocks add sasl_user fred --for 2h\n  mpp blocks remove client 203.0.113.7")]
+#[command(
+    after_help = "Examples:\n  mpp blocks list\n  mpp blocks add client 203.0.113.7 --for 1d\n  \
+    mpp blocks add sasl_user fred --for 2h\n  mpp blocks remove client 203.0.113.7"
+)]
 pub(crate) struct Blocks {
     #[command(subcommand)]
     action: BlocksAction,
@@ -233,7 +236,8 @@ fn block_table(rows: &Value) -> String {
         return "nothing is blocked".into();
     }
     let now_ms = mpp_hub::clock::Clock::now_ms(&mpp_hub::clock::RealClock);
-    let mut out = format!("{:14} {:40} {:10} {:>12} {:>7}\n", "kind", "identity", "reason", "left", "before");
+    let mut out =
+        format!("{:14} {:40} {:10} {:>12} {:>7}\n", "kind", "identity", "reason", "left", "before");
     for row in &rows {
         let left = form::about(number(row, "/until_ms").saturating_sub(now_ms));
         let _ = writeln!(
@@ -296,7 +300,11 @@ impl Greylist {
                         number(moment, "/tries_too_early")
                     ),
                 };
-                print::out(&format!("greylisted  {}\nproven      {}", line("greylisted"), line("proven")));
+                print::out(&format!(
+                    "greylisted  {}\nproven      {}",
+                    line("greylisted"),
+                    line("proven")
+                ));
             }
             GreylistAction::Forget { transaction, daemon: at } => {
                 let done = daemon(at, &transaction.request("greylist-forget"))?;
