@@ -1,65 +1,48 @@
 //! The files of an embedded store: journals and snapshots in one directory, one process at a time.
 //!
-//! `journal-N.log` holds the changes since `snapshot-N.db` or later; a new journal is begun with
-//! each start and each snapshot. A file begins with a head that says what it is, in which version,
-//! of which store (its seed), and a number.
+//! `journal-N.log` holds changes, `snapshot-N.db` all that was held when journal N was begun, or
+//! later. A new journal is begun with each start and each snapshot. Both kinds are a head, which
+//! says what it is, of which store and where it belongs, and then frames. A crash can only cut the
+//! last frame of the last journal short; all else that does not fit is damage.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Read as _, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mpp_hub::store::StoreError;
 
-use crate::journal::{Bytes, FRAME_HEAD, push_frame};
-
-/// Version of both formats.
-const VERSION: u32 = 1;
-/// Bytes of a head: magic, version, seed, number, checksum.
-const HEAD: usize = 28;
-/// No section or frame is larger.
-const LENGTH_MAX: usize = 1 << 30;
-
-const JOURNAL: [u8; 4] = *b"mppJ";
-const SNAPSHOT: [u8; 4] = *b"mppS";
+use crate::disk::Disk;
+use crate::frames::{self, Head, JOURNAL, SNAPSHOT};
 
 /// The directory of a store, locked.
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
+    disk: Arc<dyn Disk>,
     _lock: File,
-}
-
-/// What a head says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Head {
-    pub(crate) seed: u64,
-    /// Of a journal: records before it. Of a snapshot: the first journal behind it.
-    pub(crate) number: u64,
 }
 
 impl Directory {
     /// Makes, opens and locks a directory.
-    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
-        let unusable = |error: &io::Error, what: &str| {
-            StoreError::Unusable(format!(
-                "cannot {what} the store directory {}: {error}; name another with `server.state` \
-                 or --state, or let this user write to it",
-                path.display()
-            ))
-        };
-        fs::create_dir_all(path).map_err(|error| unusable(&error, "make"))?;
+    pub(crate) fn open(path: &Path, disk: Arc<dyn Disk>) -> Result<Self, StoreError> {
+        fs::create_dir_all(path).map_err(|error| unusable(path, "make", &error))?;
         let lock = OpenOptions::new()
             .create(true)
             .append(true)
             .open(path.join("lock"))
-            .map_err(|error| unusable(&error, "write to"))?;
+            .map_err(|error| unusable(path, "write to", &error))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_owned(), disk, _lock: lock }),
             Err(fs::TryLockError::WouldBlock) => {
                 Err(StoreError::Locked(path.display().to_string()))
             }
-            Err(fs::TryLockError::Error(error)) => Err(unusable(&error, "lock")),
+            Err(fs::TryLockError::Error(error)) => Err(unusable(path, "lock", &error)),
         }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn journal(&self, number: u64) -> PathBuf {
@@ -68,6 +51,10 @@ impl Directory {
 
     pub(crate) fn snapshot(&self, number: u64) -> PathBuf {
         self.path.join(format!("snapshot-{number:010}.db"))
+    }
+
+    fn unfinished(&self) -> PathBuf {
+        self.path.join("snapshot.new")
     }
 
     /// The numbers of the journals and of the snapshots, in order.
@@ -87,219 +74,136 @@ impl Directory {
         Ok((journals, snapshots))
     }
 
-    /// Bytes of all journals and snapshots.
-    pub(crate) fn bytes(&self) -> io::Result<u64> {
-        let (journals, snapshots) = self.list()?;
-        let paths = journals
-            .into_iter()
-            .map(|number| self.journal(number))
-            .chain(snapshots.into_iter().map(|number| self.snapshot(number)));
-        Ok(paths.filter_map(|path| fs::metadata(path).ok()).map(|data| data.len()).sum())
-    }
-
     /// Begins a journal.
-    pub(crate) fn begin_journal(&self, number: u64, head: Head) -> io::Result<File> {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .open(self.journal(number))?;
-        file.write_all(&push_head(JOURNAL, head))?;
-        file.sync_data()?;
-        self.sync()?;
-        Ok(file)
+    pub(crate) fn begin_journal(&self, head: Head) -> io::Result<Output> {
+        let path = self.journal(head.number);
+        let begun = Output::begin(Arc::clone(&self.disk), &path, JOURNAL, head)
+            .and_then(|mut file| file.sync().map(|()| file))
+            .and_then(|file| self.sync_names().map(|()| file));
+        if begun.is_err() {
+            // Half a journal is no harm, but one for each attempt would be.
+            let _ = fs::remove_file(&path);
+        }
+        begun
     }
 
-    /// Begins a snapshot; it counts once [`SnapshotWriter::finish`] has given it its name.
-    pub(crate) fn begin_snapshot(&self, number: u64, head: Head) -> io::Result<SnapshotWriter> {
-        let path = self.path.join("snapshot.new");
-        let mut file = BufWriter::with_capacity(1 << 18, File::create(&path)?);
-        file.write_all(&push_head(SNAPSHOT, head))?;
-        Ok(SnapshotWriter { file, path, name: self.snapshot(number), frame: Vec::new() })
+    /// Drops a journal that nothing is in.
+    pub(crate) fn drop_journal(&self, number: u64) {
+        // It is in nobody's way; after the next snapshot it is tried again.
+        let _ = fs::remove_file(self.journal(number));
     }
 
-    /// Drops journals and snapshots before the snapshot of that number.
-    pub(crate) fn drop_before(&self, number: u64) -> io::Result<()> {
+    /// Begins a snapshot; it counts once it is finished.
+    pub(crate) fn begin_snapshot(&self, head: Head) -> io::Result<Output> {
+        Output::begin(Arc::clone(&self.disk), &self.unfinished(), SNAPSHOT, head)
+    }
+
+    /// Makes a snapshot durable and gives it its name.
+    pub(crate) fn finish_snapshot(&self, mut file: Output, number: u64) -> io::Result<()> {
+        file.sync()?;
+        self.disk.rename(&self.unfinished(), &self.snapshot(number))?;
+        self.sync_names()
+    }
+
+    /// Drops a snapshot that was not finished.
+    pub(crate) fn drop_unfinished(&self) {
+        // If it is not there, all the better.
+        let _ = fs::remove_file(self.unfinished());
+    }
+
+    /// Drops what lies before the snapshot of that number, and says how many bytes all files have
+    /// now. What cannot be dropped is tried again after the next snapshot.
+    pub(crate) fn drop_before(&self, number: u64) -> io::Result<u64> {
         let (journals, snapshots) = self.list()?;
-        for journal in journals.into_iter().filter(|journal| *journal < number) {
-            fs::remove_file(self.journal(journal))?;
+        let journals = journals.into_iter().map(|it| (it, self.journal(it)));
+        let snapshots = snapshots.into_iter().map(|it| (it, self.snapshot(it)));
+        let mut bytes = 0;
+        for (it, path) in journals.chain(snapshots) {
+            if it >= number || fs::remove_file(&path).is_err() {
+                bytes += fs::metadata(&path).map_or(0, |data| data.len());
+            }
         }
-        for snapshot in snapshots.into_iter().filter(|snapshot| *snapshot < number) {
-            fs::remove_file(self.snapshot(snapshot))?;
-        }
-        Ok(())
+        Ok(bytes)
     }
 
-    /// Puts a damaged file aside, where nobody looks for it but a person.
-    pub(crate) fn set_aside(&self, file: &Path) -> io::Result<PathBuf> {
-        let aside = (1..).map(|number| self.path.join(format!("damaged-{number}")));
+    /// Keeps a damaged file where nobody but a person looks for it.
+    pub(crate) fn keep_aside(&self, file: &Path) -> io::Result<PathBuf> {
+        let aside = (1..10_000).map(|number| self.path.join(format!("damaged-{number}")));
         let Some(directory) = aside.into_iter().find(|path| !path.exists()) else {
-            return Err(io::Error::other("no name left"));
+            return Err(io::Error::other("there are ten thousand of them already"));
         };
         fs::create_dir(&directory)?;
         let target = directory.join(file.file_name().unwrap_or_default());
-        fs::rename(file, &target)?;
+        // The file stays until a snapshot has taken its place, so a crash now changes nothing.
+        fs::hard_link(file, &target).or_else(|_| fs::copy(file, &target).map(drop))?;
         Ok(target)
     }
 
     /// Makes names durable.
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()
+    fn sync_names(&self) -> io::Result<()> {
+        self.disk.sync(&File::open(&self.path)?)
     }
 }
 
-fn push_head(magic: [u8; 4], head: Head) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEAD);
-    bytes.extend_from_slice(&magic);
-    bytes.extend_from_slice(&VERSION.to_le_bytes());
-    bytes.extend_from_slice(&head.seed.to_le_bytes());
-    bytes.extend_from_slice(&head.number.to_le_bytes());
-    let checksum = crc32fast::hash(&bytes);
-    bytes.extend_from_slice(&checksum.to_le_bytes());
-    bytes
-}
-
-/// Why a file is not taken.
-#[derive(Debug)]
-pub(crate) enum Bad {
-    /// It cannot be read.
-    Io(io::Error),
-    /// It was written by a newer mpp.
-    Newer(u32),
-    /// It is damaged at this byte.
-    Damage(u64, &'static str),
-}
-
-impl From<io::Error> for Bad {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-fn take_head(magic: [u8; 4], bytes: &[u8]) -> Result<Head, Bad> {
-    let (head, checksum) = bytes.split_at(bytes.len().saturating_sub(4));
-    let mut checksum = Bytes(checksum);
-    let mut rest = Bytes(head);
-    if rest.array() != Some(magic) {
-        return Err(Bad::Damage(0, "this is not a file of mpp's store"));
-    }
-    let version = rest.u32().unwrap_or(0);
-    if version > VERSION {
-        return Err(Bad::Newer(version));
-    }
-    if checksum.u32() != Some(crc32fast::hash(head)) {
-        return Err(Bad::Damage(4, "the checksum of the head does not fit"));
-    }
-    match (rest.u64(), rest.u64()) {
-        (Some(seed), Some(number)) => Ok(Head { seed, number }),
-        _ => Err(Bad::Damage(8, "the head is too short")),
-    }
-}
-
-/// Reads a journal: its head goes to `begin`, then the records of each whole frame to `each`, which
-/// says whether they make sense. What a crash has left of a last frame is cut off.
-pub(crate) fn read_journal(
-    path: &Path,
-    mut each: impl FnMut(Head, &[u8]) -> bool,
-) -> Result<Option<Head>, Bad> {
-    let bytes = fs::read(path)?;
-    let Some((head, mut rest)) = bytes.split_at_checked(HEAD) else {
-        // Killed while it was begun: nothing is in it.
-        return Ok(None);
+/// What to tell about a directory that cannot be used.
+pub(crate) fn unusable(path: &Path, what: &str, error: &io::Error) -> StoreError {
+    let advice = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on that disk",
+        io::ErrorKind::ReadOnlyFilesystem => "mount it writable",
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "a file is in the way",
+        _ => "let this user write to it",
     };
-    let head = take_head(JOURNAL, head)?;
-    while !rest.is_empty() {
-        let at = (bytes.len() - rest.len()) as u64;
-        let whole = whole_frame(rest);
-        match whole {
-            Some((records, tail)) => {
-                if !each(head, records) {
-                    return Err(Bad::Damage(at, "a record makes no sense"));
-                }
-                rest = tail;
-            }
-            None if is_cut_short(rest) => {
-                OpenOptions::new().write(true).open(path)?.set_len(at)?;
-                break;
-            }
-            None => return Err(Bad::Damage(at, "the checksum of a group does not fit")),
-        }
-    }
-    Ok(Some(head))
+    StoreError::Unusable(format!(
+        "cannot {what} the store directory {}: {error}; {advice}, or name another directory with \
+         `server.state` or --state",
+        path.display()
+    ))
 }
 
-/// The records of the first frame, if it is whole and its checksum fits.
-fn whole_frame(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mut rest = Bytes(bytes);
-    let (length, checksum) = (rest.u32()?, rest.u32()?);
-    let records = rest.slice(usize::try_from(length).ok()?)?;
-    (length > 0 && crc32fast::hash(records) == checksum).then_some((records, rest.0))
-}
-
-/// Whether what does not fit is a last group that a crash cut short: too short for what its head
-/// says, or exactly the last, or a stretch of zeros that the file system put there.
-fn is_cut_short(bytes: &[u8]) -> bool {
-    let length = Bytes(bytes).u32().and_then(|length| usize::try_from(length).ok());
-    let end = length.map_or(usize::MAX, |length| length.saturating_add(FRAME_HEAD));
-    end >= bytes.len() || bytes.iter().all(|byte| *byte == 0)
-}
-
-/// A snapshot that is being written.
+/// A file that is being written, frame by frame.
 #[derive(Debug)]
-pub(crate) struct SnapshotWriter {
-    file: BufWriter<File>,
-    path: PathBuf,
-    name: PathBuf,
+pub(crate) struct Output {
+    file: File,
+    disk: Arc<dyn Disk>,
     frame: Vec<u8>,
+    bytes: u64,
 }
 
-impl SnapshotWriter {
-    /// Adds a section.
-    pub(crate) fn section(&mut self, section: &[u8]) -> io::Result<()> {
+impl Output {
+    fn begin(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        magic: frames::Magic,
+        head: Head,
+    ) -> io::Result<Self> {
+        let mut file = disk.create(path)?;
+        let head = head.to_bytes(magic);
+        disk.write(&mut file, &head)?;
+        Ok(Self { file, disk, frame: Vec::new(), bytes: head.len() as u64 })
+    }
+
+    /// Appends a frame.
+    pub(crate) fn frame(&mut self, number: u64, body: &[u8]) -> io::Result<()> {
         self.frame.clear();
-        push_frame(section, &mut self.frame);
-        self.file.write_all(&self.frame)
+        frames::push_frame(number, body, &mut self.frame);
+        self.disk.write(&mut self.file, &self.frame)?;
+        self.bytes += self.frame.len() as u64;
+        if self.frame.capacity() > FRAME_KEEP {
+            self.frame = Vec::new();
+        }
+        Ok(())
     }
 
-    /// Makes it durable and gives it its name.
-    pub(crate) fn finish(mut self, directory: &Directory) -> io::Result<()> {
-        self.section(b"end")?;
-        self.file.flush()?;
-        self.file.get_ref().sync_all()?;
-        fs::rename(&self.path, &self.name)?;
-        directory.sync()
+    /// Makes what was written durable.
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
+        self.disk.sync(&self.file)
+    }
+
+    /// How long the file is.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 
-/// Reads a snapshot: each section goes to `each`, which says whether it makes sense.
-pub(crate) fn read_snapshot(path: &Path, mut each: impl FnMut(&[u8]) -> bool) -> Result<Head, Bad> {
-    let mut file = BufReader::with_capacity(1 << 20, File::open(path)?);
-    let cut = |at: u64| move |_: io::Error| Bad::Damage(at, "it ends too early");
-    let mut head = [0; HEAD];
-    file.read_exact(&mut head).map_err(cut(0))?;
-    let head = take_head(SNAPSHOT, &head)?;
-    let mut at = HEAD as u64;
-    let mut section = Vec::new();
-    loop {
-        let mut frame = [0; FRAME_HEAD];
-        file.read_exact(&mut frame).map_err(cut(at))?;
-        let mut frame = Bytes(&frame);
-        let (length, checksum) = (frame.u32().unwrap_or(0), frame.u32().unwrap_or(0));
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        if length > LENGTH_MAX {
-            return Err(Bad::Damage(at, "a section is too long"));
-        }
-        section.resize(length, 0);
-        file.read_exact(&mut section).map_err(cut(at))?;
-        if crc32fast::hash(&section) != checksum {
-            return Err(Bad::Damage(at, "the checksum of a section does not fit"));
-        }
-        if section == b"end" {
-            return Ok(head);
-        }
-        if !each(&section) {
-            return Err(Bad::Damage(at, "a section makes no sense"));
-        }
-        at += (FRAME_HEAD + length) as u64;
-    }
-}
+/// A buffer above this is given back after use.
+const FRAME_KEEP: usize = 2 << 20;

@@ -17,10 +17,14 @@
 //! assert!(matches!(answers[0], Answer::Since(Some(moment)) if moment.at_ms == 1_000));
 //! ```
 
+mod disk;
 pub mod embedded;
 mod files;
-mod journal;
+mod frames;
 pub mod memory;
 mod moments;
+mod ordered;
+mod part;
+mod record;
 mod tables;
 mod tally;

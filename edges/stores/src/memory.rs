@@ -1,20 +1,23 @@
 //! The store in its plainest form: the model that every backend is tested against.
 //!
 //! Nothing is compact, nothing is fast, and nothing leaves before it must: what it says is what
-//! the contract says. One rounding is shared with the embedded store: how long an entry is kept
-//! (at most a tenth longer than asked).
+//! the contract says. Shared with the embedded store are the roundings that every backend makes:
+//! how long an entry is kept (at most a tenth longer than asked), and that an event counts until the
+//! last one in the same thirty-second of its window has left.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use mpp_engine::question::{
     Answer, Block, Counted, DISTINCT_MAX, Effect, History, IdentityKind, Key, Lesson, Moment,
-    Question, STRIKES_KEEP_MS, Shelf, Subject,
+    Question, Shelf, Subject,
 };
 use mpp_hub::store::{BlockRow, Counts, Health, Later, Store, StoreError};
 
-use crate::moments::{class_of, keep_of};
-use crate::tables::decayed;
+use crate::moments::{class_of, holds, keep_of};
+use crate::part::decayed;
+use crate::tables::{is_held, next_block};
+use crate::tally::{is_of, width_of};
 
 /// The model.
 #[derive(Debug)]
@@ -27,7 +30,9 @@ pub struct MemoryStore {
 struct State {
     moments: BTreeMap<(Shelf, Key), (Moment, u64)>,
     blocks: BTreeMap<(IdentityKind, Key), (Subject, Block)>,
+    /// Time and amount of every event, and the window last asked for.
     events: BTreeMap<Key, Vec<(u64, u64)>>,
+    windows: BTreeMap<Key, u64>,
     members: BTreeMap<Key, Vec<(u64, u64)>>,
     histories: BTreeMap<Key, (History, u64)>,
 }
@@ -42,16 +47,59 @@ impl MemoryStore {
 impl State {
     fn moment(&self, shelf: Shelf, key: Key, now_ms: u64) -> Option<Moment> {
         let (moment, keep_ms) = self.moments.get(&(shelf, key))?;
-        (now_ms < moment.at_ms.saturating_add(*keep_ms)).then_some(*moment)
+        holds(moment.at_ms, *keep_ms, now_ms).then_some(*moment)
+    }
+
+    /// The events of a count in order, as groups: when the last was, and their sum.
+    fn groups(&self, key: Key, per_ms: u64, now_ms: u64) -> Vec<(u64, u64)> {
+        let mut groups: Vec<(u64, u64)> = Vec::new();
+        for (at_ms, amount) in self.events.get(&key).into_iter().flatten() {
+            match groups.last_mut() {
+                Some((last_ms, sum)) if *last_ms / width_of(per_ms) == at_ms / width_of(per_ms) => {
+                    (*last_ms, *sum) = (*at_ms, sum.saturating_add(*amount));
+                }
+                _ => groups.push((*at_ms, *amount)),
+            }
+        }
+        groups.retain(|(last_ms, sum)| *sum > 0 && holds(*last_ms, per_ms, now_ms));
+        groups
     }
 
     fn used(&self, key: Key, per_ms: u64, now_ms: u64) -> Counted {
-        let events = self.events.get(&key).map(Vec::as_slice).unwrap_or_default();
-        let within = |(at_ms, amount): &&(u64, u64)| *amount > 0 && now_ms < at_ms + per_ms;
+        let groups = self.groups(key, per_ms, now_ms);
         Counted {
             granted: true,
-            used: events.iter().filter(within).map(|(_, amount)| amount).sum(),
-            frees_at_ms: events.iter().find(within).map_or(0, |(at_ms, _)| at_ms + per_ms),
+            used: groups.iter().fold(0, |used: u64, (_, sum)| used.saturating_add(*sum)),
+            frees_at_ms: groups.first().map_or(0, |(last_ms, _)| last_ms.saturating_add(per_ms)),
+        }
+    }
+
+    fn count(&mut self, key: Key, per_ms: u64, now_ms: u64, amount: u32) {
+        if amount > 0 {
+            let newest_ms = self.groups(key, per_ms, now_ms).last().map_or(0, |(last, _)| *last);
+            let event = (now_ms.max(newest_ms), u64::from(amount));
+            let events = self.events.entry(key).or_default();
+            // What is from far ahead never comes to count.
+            events.retain(|(at_ms, _)| *at_ms <= event.0);
+            events.push(event);
+            self.windows.insert(key, per_ms);
+        }
+    }
+
+    fn give_back(&mut self, key: Key, at_ms: u64, mut amount: u64) {
+        let (Some(events), Some(per_ms)) = (self.events.get_mut(&key), self.windows.get(&key))
+        else {
+            return;
+        };
+        let width = width_of(*per_ms);
+        let in_group = |last_ms: u64| at_ms / width == last_ms / width;
+        if !events.iter().any(|(last_ms, _)| is_of(*last_ms, at_ms, width)) {
+            return;
+        }
+        for (_, held) in events.iter_mut().filter(|(last_ms, _)| in_group(*last_ms)) {
+            let taken = amount.min(*held);
+            *held -= taken;
+            amount -= taken;
         }
     }
 
@@ -60,29 +108,28 @@ impl State {
             Question::Since { shelf, key } => Answer::Since(self.moment(shelf, key, now_ms)),
             Question::Blocked { kind, key } => {
                 let block = self.blocks.get(&(kind, key)).map(|(_, block)| *block);
-                Answer::Blocked(block.filter(|block| now_ms < block.until_ms))
+                Answer::Blocked(block.filter(|block| is_held(block, now_ms)))
             }
             Question::Count { key, per_ms, amount } => {
-                if amount > 0 {
-                    self.events.entry(key).or_default().push((now_ms, u64::from(amount)));
-                }
+                self.count(key, per_ms, now_ms, amount);
                 Answer::Counted(self.used(key, per_ms, now_ms))
             }
             Question::Reserve { key, per_ms, amount, limit } => {
                 let used = self.used(key, per_ms, now_ms);
-                if used.used + u64::from(amount) > limit {
+                if used.used.saturating_add(u64::from(amount)) > limit {
                     return Answer::Counted(Counted { granted: false, ..used });
                 }
-                self.events.entry(key).or_default().push((now_ms, u64::from(amount)));
+                self.count(key, per_ms, now_ms, amount);
                 Answer::Counted(self.used(key, per_ms, now_ms))
             }
             Question::Distinct { key, member, per_ms } => {
                 let members = self.members.entry(key).or_default();
-                members.retain(|(other, at_ms)| *other != member && now_ms < at_ms + per_ms);
+                members.retain(|(other, at_ms)| *other != member && holds(*at_ms, per_ms, now_ms));
                 if members.len() < DISTINCT_MAX {
                     members.push((member, now_ms));
                 }
-                let frees_at_ms = members.iter().map(|(_, at_ms)| at_ms + per_ms).min();
+                let frees_at_ms =
+                    members.iter().map(|(_, at_ms)| at_ms.saturating_add(per_ms)).min();
                 Answer::Counted(Counted {
                     granted: true,
                     used: members.len() as u64,
@@ -120,31 +167,19 @@ impl State {
             Effect::Block(new) => {
                 let place = (new.kind, new.key);
                 let before = self.blocks.get(&place).map(|(_, block)| *block);
-                let held = before.filter(|block| now_ms < block.until_ms);
-                let remembered = before.filter(|block| now_ms < block.until_ms + STRIKES_KEEP_MS);
-                let strikes = match (held, remembered) {
-                    (Some(held), _) => held.strikes,
-                    (None, Some(ended)) => ended.strikes + 1,
-                    (None, None) => 0,
-                };
-                let until_ms =
-                    (now_ms + new.lasts_ms(strikes)).max(held.map_or(0, |block| block.until_ms));
-                let block = Block { until_ms, since_ms: now_ms, strikes, reason: new.reason };
+                let block = next_block(before, new, now_ms);
                 self.blocks.insert(place, (new.subject.clone(), block));
             }
             Effect::Unblock { kind, key } => {
                 self.blocks.remove(&(*kind, *key));
             }
             Effect::GiveBack { key, at_ms, amount } => {
-                let events = self.events.entry(*key).or_default();
-                if let Some((_, held)) = events.iter_mut().find(|(at, _)| *at >= *at_ms) {
-                    *held = held.saturating_sub(u64::from(*amount));
-                }
+                self.give_back(*key, *at_ms, u64::from(*amount));
             }
             Effect::Observe { key, lesson, weight } => {
                 let (history, at_ms) = self.histories.entry(*key).or_default();
                 *history = decayed(*history, *at_ms, now_ms);
-                *at_ms = now_ms;
+                *at_ms = now_ms.max(*at_ms);
                 match lesson {
                     Lesson::Clean => history.clean += weight,
                     Lesson::Spam => history.spam += weight,
@@ -182,7 +217,7 @@ impl Store for MemoryStore {
 
     fn blocks(&self, now_ms: u64, most: usize) -> Vec<BlockRow> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = state.blocks.iter().filter(|(_, (_, block))| now_ms < block.until_ms);
+        let held = state.blocks.iter().filter(|(_, (_, block))| is_held(block, now_ms));
         let mut rows: Vec<BlockRow> = held
             .map(|((kind, key), (subject, block))| BlockRow {
                 kind: *kind,

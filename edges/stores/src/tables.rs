@@ -3,54 +3,27 @@
 //! Every change is a [`Record`], applied by one function here whether it comes from a decision or
 //! from the journal after a restart, so both lead to the same state.
 
-use hashbrown::HashMap;
 use mpp_engine::question::{
-    Answer, Block, Counted, DISTINCT_MAX, Effect, HISTORY_HALF_LIFE_MS, History, IdentityKind, Key,
-    Lesson, Moment, NewBlock, Question, STRIKES_KEEP_MS, Shelf, Subject,
+    Answer, Block, Counted, Effect, History, IdentityKind, Key, Moment, NewBlock, Question,
+    STRIKES_KEEP_MS, Shelf,
 };
 use mpp_hub::store::{BlockRow, Counts};
 
-use crate::journal::Record;
-use crate::moments::{Moments, class_of};
-use crate::tally::Tally;
-
-/// Parts of the tables of counts and histories: they are saved and swept one at a time.
-pub(crate) const PARTS: usize = 64;
+use crate::moments::{ENTRY_BYTES, Moments, class_of};
+use crate::part::{PARTS, Part, part_of};
+use crate::record::{Record, push_u32};
+use crate::tally::Counter;
 
 /// Shards of each shelf, as powers of two: drones fill the first.
-const SHARD_BITS: [u32; Shelf::ALL.len()] = [12, 8, 8];
-
-/// A history below this weight is nothing worth remembering.
-const WEIGHT_LEAST: f32 = 0.05;
-
-/// One part of the tables that are changed by differences: what a record was applied to already
-/// is told by its number.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Part {
-    pub(crate) tallies: HashMap<u64, Tally>,
-    pub(crate) sets: HashMap<u64, Set>,
-    pub(crate) histories: HashMap<u64, (History, u64)>,
-    /// Records up to this number are in it.
-    pub(crate) applied: u64,
-}
-
-/// A set of different members within a window.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Set {
-    pub(crate) members: Vec<(u64, u64)>,
-    pub(crate) per_ms: u64,
-}
+const SHARD_BITS: [u32; Shelf::ALL.len()] = [12, 10, 10];
 
 /// Everything.
 #[derive(Debug)]
 pub(crate) struct Tables {
-    pub(crate) shelves: [Moments; Shelf::ALL.len()],
-    pub(crate) blocks: HashMap<(IdentityKind, u64), (Subject, Block)>,
+    shelves: [Moments; Shelf::ALL.len()],
+    parts: Vec<Part>,
     /// Blocks of each kind, so that asking for a kind without any costs nothing.
     kinds: [u32; IdentityKind::ALL.len()],
-    pub(crate) parts: Vec<Part>,
-    /// The latest time that anybody came with.
-    pub(crate) now_ms: u64,
     /// Records made so far.
     pub(crate) records: u64,
     /// Where the sweep goes on.
@@ -61,10 +34,8 @@ impl Default for Tables {
     fn default() -> Self {
         Self {
             shelves: SHARD_BITS.map(Moments::new),
-            blocks: HashMap::new(),
-            kinds: [0; IdentityKind::ALL.len()],
             parts: vec![Part::default(); PARTS],
-            now_ms: 0,
+            kinds: [0; IdentityKind::ALL.len()],
             records: 0,
             cursor: 0,
         }
@@ -74,13 +45,18 @@ impl Default for Tables {
 /// What becomes of records: the journal takes them, or nobody.
 pub(crate) type Sink<'s> = Option<&'s mut Vec<u8>>;
 
-impl Tables {
-    fn shelf(&mut self, shelf: Shelf) -> Option<&mut Moments> {
-        self.shelves.get_mut(shelf as usize)
-    }
+/// Behind the shelves' numbers in [`Tables::save`].
+const TAG_PART: u8 = 16;
 
-    fn part(&mut self, key: u64) -> Option<&mut Part> {
-        self.parts.get_mut(part_of(key))
+/// One of the many pieces that are swept and saved on their own.
+enum Piece {
+    Shard(usize, usize),
+    Part(usize),
+}
+
+impl Tables {
+    fn part(&self, key: Key) -> Option<&Part> {
+        self.parts.get(part_of(key))
     }
 
     /// Answers one question.
@@ -91,14 +67,11 @@ impl Tables {
         sink: &mut Sink<'_>,
     ) -> Answer {
         match *question {
-            Question::Since { shelf, key } => {
-                let moments = self.shelves.get(shelf as usize);
-                Answer::Since(moments.and_then(|moments| moments.get(key, now_ms)))
-            }
+            Question::Since { shelf, key } => Answer::Since(self.moment(now_ms, shelf, key)),
             Question::Blocked { kind, key } => Answer::Blocked(self.block(now_ms, kind, key)),
             Question::Count { key, per_ms, amount } => {
                 if amount > 0 {
-                    self.change(Record::Count { key, per_ms, at_ms: now_ms, amount }, sink);
+                    self.change(now_ms, Record::Count { key, per_ms, at_ms: now_ms, amount }, sink);
                 }
                 Answer::Counted(self.used(now_ms, key, per_ms))
             }
@@ -107,313 +80,288 @@ impl Tables {
                 if used.used.saturating_add(u64::from(amount)) > limit {
                     return Answer::Counted(Counted { granted: false, ..used });
                 }
-                self.change(Record::Count { key, per_ms, at_ms: now_ms, amount }, sink);
+                if amount > 0 {
+                    self.change(now_ms, Record::Count { key, per_ms, at_ms: now_ms, amount }, sink);
+                }
                 Answer::Counted(self.used(now_ms, key, per_ms))
             }
             Question::Distinct { key, member, per_ms } => {
-                self.change(Record::Member { key, member, per_ms, at_ms: now_ms }, sink);
-                Answer::Counted(self.members(now_ms, key, per_ms))
+                self.change(now_ms, Record::Member { key, member, per_ms, at_ms: now_ms }, sink);
+                let nothing = Counted { granted: true, ..Counted::default() };
+                let part = self.part(key);
+                Answer::Counted(part.map_or(nothing, |part| part.members(now_ms, key, per_ms)))
             }
-            Question::History { key } => Answer::History(self.history(now_ms, key)),
+            Question::History { key } => {
+                let part = self.part(key);
+                Answer::History(part.map_or(History::default(), |part| part.history(now_ms, key)))
+            }
         }
+    }
+
+    fn moment(&self, now_ms: u64, shelf: Shelf, key: Key) -> Option<Moment> {
+        self.shelves.get(shelf as usize)?.get(key, now_ms)
     }
 
     fn block(&self, now_ms: u64, kind: IdentityKind, key: Key) -> Option<Block> {
         if self.kinds.get(kind as usize).is_none_or(|count| *count == 0) {
             return None;
         }
-        let (_, block) = self.blocks.get(&(kind, key.0))?;
-        (now_ms < block.until_ms).then_some(*block)
+        let (_, block) = self.part(key)?.blocks.get(&(kind, key))?;
+        is_held(block, now_ms).then_some(*block)
     }
 
     fn used(&self, now_ms: u64, key: Key, per_ms: u64) -> Counted {
-        let part = self.parts.get(part_of(key.0));
-        let tally = part.and_then(|part| part.tallies.get(&key.0));
         let nothing = Counted { granted: true, ..Counted::default() };
-        tally.map_or(nothing, |tally| tally.used(now_ms, per_ms))
-    }
-
-    fn members(&self, now_ms: u64, key: Key, per_ms: u64) -> Counted {
-        let set = self.parts.get(part_of(key.0)).and_then(|part| part.sets.get(&key.0));
-        let mut counted = Counted { granted: true, ..Counted::default() };
-        for (_, at_ms) in set.map(|set| set.members.as_slice()).unwrap_or_default() {
-            let leaves_ms = at_ms.saturating_add(per_ms);
-            if now_ms < leaves_ms {
-                counted.used += 1;
-                if counted.frees_at_ms == 0 || leaves_ms < counted.frees_at_ms {
-                    counted.frees_at_ms = leaves_ms;
-                }
-            }
-        }
-        counted
-    }
-
-    fn history(&self, now_ms: u64, key: Key) -> History {
-        let part = self.parts.get(part_of(key.0));
-        let known = part.and_then(|part| part.histories.get(&key.0));
-        known.map_or_else(History::default, |(history, at_ms)| decayed(*history, *at_ms, now_ms))
+        self.part(key).map_or(nothing, |part| part.used(now_ms, key, per_ms))
     }
 
     /// Performs one effect.
     pub(crate) fn perform(&mut self, now_ms: u64, effect: &Effect, sink: &mut Sink<'_>) {
-        match *effect {
+        let record = match *effect {
             Effect::Remember { shelf, key, keep_ms, again } => {
-                let known = self.shelves.get(shelf as usize).and_then(|m| m.get(key, now_ms));
-                if again || known.is_none() {
-                    let moment = Moment { at_ms: now_ms, tries: 0 };
-                    let class = class_of(keep_ms);
-                    self.change(Record::Moment { shelf, key, moment, class }, sink);
+                if !again && self.moment(now_ms, shelf, key).is_some() {
+                    return;
                 }
+                let moment = Moment { at_ms: now_ms, tries: 0 };
+                Record::Moment { shelf, key, moment, class: class_of(keep_ms) }
             }
-            Effect::TooEarly { key } => self.too_early(now_ms, key, sink),
-            Effect::Forget { shelf, key } => self.change(Record::Forget { shelf, key }, sink),
-            Effect::Block(ref new) => self.make_block(now_ms, new, sink),
-            Effect::Unblock { kind, key } => self.change(Record::Unblock { kind, key }, sink),
-            Effect::GiveBack { key, at_ms, amount } => {
-                self.change(Record::GiveBack { key, at_ms, amount }, sink);
-            }
-            Effect::Observe { key, lesson, weight } => {
-                self.change(Record::Observe { key, lesson, weight, at_ms: now_ms }, sink);
-            }
-            Effect::Note(_) => {}
-        }
-    }
-
-    fn too_early(&mut self, now_ms: u64, key: Key, sink: &mut Sink<'_>) {
-        let shelf = Shelf::Greylisted;
-        let Some(moments) = self.shelf(shelf) else { return };
-        let (Some(moment), Some(class)) = (moments.get(key, now_ms), moments.class(key)) else {
-            return;
-        };
-        if moment.tries < 15 {
-            let moment = Moment { tries: moment.tries + 1, ..moment };
-            self.change(Record::Moment { shelf, key, moment, class }, sink);
-        }
-    }
-
-    fn make_block(&mut self, now_ms: u64, new: &NewBlock, sink: &mut Sink<'_>) {
-        let before = self.blocks.get(&(new.kind, new.key.0)).map(|(_, block)| *block);
-        let block = match before {
-            Some(held) if now_ms < held.until_ms => Block {
-                until_ms: held.until_ms.max(now_ms.saturating_add(new.lasts_ms(held.strikes))),
-                since_ms: now_ms,
-                strikes: held.strikes,
-                reason: new.reason,
+            Effect::TooEarly { key } => match self.tried_again(now_ms, key) {
+                Some(record) => record,
+                None => return,
             },
-            ended => {
-                let remembered =
-                    ended.filter(|block| now_ms < block.until_ms.saturating_add(STRIKES_KEEP_MS));
-                let strikes = remembered.map_or(0, |block| block.strikes.saturating_add(1));
-                let until_ms = now_ms.saturating_add(new.lasts_ms(strikes));
-                Block { until_ms, since_ms: now_ms, strikes, reason: new.reason }
+            Effect::Forget { shelf, key } => Record::Forget { shelf, key },
+            Effect::Block(ref new) => self.new_block(now_ms, new),
+            Effect::Unblock { kind, key } => Record::Unblock { kind, key },
+            Effect::GiveBack { key, at_ms, amount } => Record::GiveBack { key, at_ms, amount },
+            Effect::Observe { key, lesson, weight } => {
+                Record::Observe { key, lesson, weight, at_ms: now_ms }
             }
+            Effect::Note(_) => return,
         };
-        let (kind, key, subject) = (new.kind, new.key, new.subject.clone());
-        self.change(Record::Block { kind, key, block, subject }, sink);
+        self.change(now_ms, record, sink);
     }
 
-    fn change(&mut self, record: Record, sink: &mut Sink<'_>) {
+    fn tried_again(&self, now_ms: u64, key: Key) -> Option<Record> {
+        let shelf = Shelf::Greylisted;
+        let moment = self.moment(now_ms, shelf, key)?;
+        let class = self.shelves.get(shelf as usize)?.class(key)?;
+        let tries = moment.tries + 1;
+        (tries <= 15).then_some(Record::Moment {
+            shelf,
+            key,
+            moment: Moment { tries, ..moment },
+            class,
+        })
+    }
+
+    fn new_block(&self, now_ms: u64, new: &NewBlock) -> Record {
+        let (kind, key) = (new.kind, new.key);
+        let before = self.part(key).and_then(|part| part.blocks.get(&(kind, key)));
+        let block = next_block(before.map(|(_, block)| *block), new, now_ms);
+        Record::Block { kind, key, block, subject: new.subject.clone() }
+    }
+
+    fn change(&mut self, now_ms: u64, record: Record, sink: &mut Sink<'_>) {
         self.records += 1;
         if let Some(journal) = sink {
             record.push(journal);
         }
-        self.apply(record, self.records);
+        self.apply(record, self.records, now_ms);
     }
 
-    /// Applies a record of that number.
-    pub(crate) fn apply(&mut self, record: Record, number: u64) {
-        let now_ms = self.now_ms;
+    /// Applies a record of that number. What ran out before `now_ms` may be dropped for it.
+    pub(crate) fn apply(&mut self, record: Record, number: u64, now_ms: u64) {
         match record {
             Record::Moment { shelf, key, moment, class } => {
-                if let Some(moments) = self.shelf(shelf) {
+                if let Some(moments) = self.shelves.get_mut(shelf as usize) {
                     moments.set(key, moment, class, now_ms);
                 }
             }
             Record::Forget { shelf, key } => {
-                if let Some(moments) = self.shelf(shelf) {
+                if let Some(moments) = self.shelves.get_mut(shelf as usize) {
                     moments.remove(key);
                 }
             }
             Record::Block { kind, key, block, subject } => {
-                if self.blocks.insert((kind, key.0), (subject, block)).is_none() {
-                    self.count_kind(kind, 1);
+                let Some(part) = self.parts.get_mut(part_of(key)) else { return };
+                if part.blocks.insert((kind, key), (subject, block)).is_none() {
+                    count_kind(&mut self.kinds, kind, 1);
                 }
             }
             Record::Unblock { kind, key } => {
-                if self.blocks.remove(&(kind, key.0)).is_some() {
-                    self.count_kind(kind, -1);
+                let Some(part) = self.parts.get_mut(part_of(key)) else { return };
+                if part.blocks.remove(&(kind, key)).is_some() {
+                    count_kind(&mut self.kinds, kind, -1);
                 }
             }
-            other => self.apply_to_part(&other, number),
-        }
-    }
-
-    fn apply_to_part(&mut self, record: &Record, number: u64) {
-        let Some(part) = record.key().and_then(|key| self.part(key.0)) else { return };
-        if number <= part.applied {
-            return;
-        }
-        part.applied = number;
-        match *record {
-            Record::Count { key, per_ms, at_ms, amount } => {
-                let tally = part.tallies.entry(key.0).or_insert_with(|| Tally::new(per_ms));
-                tally.add(at_ms, per_ms, u64::from(amount));
-            }
-            Record::GiveBack { key, at_ms, amount } => {
-                if let Some(tally) = part.tallies.get_mut(&key.0) {
-                    tally.give_back(at_ms, u64::from(amount));
+            Record::Count { key, .. }
+            | Record::GiveBack { key, .. }
+            | Record::Member { key, .. }
+            | Record::Observe { key, .. } => {
+                if let Some(part) = self.parts.get_mut(part_of(key)) {
+                    part.apply(&record, number, now_ms);
                 }
             }
-            Record::Member { key, member, per_ms, at_ms } => {
-                let set = part.sets.entry(key.0).or_default();
-                set.per_ms = per_ms;
-                set.members.retain(|(other, since)| {
-                    *other != member && at_ms < since.saturating_add(per_ms)
-                });
-                if set.members.len() < DISTINCT_MAX {
-                    set.members.push((member, at_ms));
+        }
+    }
+
+    /// How many pieces there are; each is swept and saved in one go.
+    pub(crate) fn pieces(&self) -> usize {
+        self.shelves.iter().map(Moments::shards).sum::<usize>() + self.parts.len()
+    }
+
+    fn piece(&self, mut number: usize) -> Piece {
+        for (shelf, moments) in self.shelves.iter().enumerate() {
+            if number < moments.shards() {
+                return Piece::Shard(shelf, number);
+            }
+            number -= moments.shards();
+        }
+        Piece::Part(number)
+    }
+
+    /// Drops what has run out in the next piece; returns how much.
+    pub(crate) fn sweep(&mut self, now_ms: u64) -> u64 {
+        let number = self.cursor;
+        self.cursor = (self.cursor + 1) % self.pieces();
+        match self.piece(number) {
+            Piece::Shard(shelf, shard) => {
+                self.shelves.get_mut(shelf).map_or(0, |moments| moments.sweep(shard, now_ms))
+            }
+            Piece::Part(number) => {
+                let Some(part) = self.parts.get_mut(number) else { return 0 };
+                part.sweep(now_ms, |kind| count_kind(&mut self.kinds, kind, -1))
+            }
+        }
+    }
+
+    /// Appends a piece: what it is, its length, what is in it. Nothing if it is empty.
+    pub(crate) fn save(&self, number: usize, now_ms: u64, out: &mut Vec<u8>) {
+        let (tag, index) = match self.piece(number) {
+            Piece::Shard(shelf, shard) => (u8::try_from(shelf).unwrap_or(u8::MAX), shard),
+            Piece::Part(number) => (TAG_PART, number),
+        };
+        let start = out.len();
+        out.push(tag);
+        push_u32(u32::try_from(index).unwrap_or(u32::MAX), out);
+        push_u32(0, out);
+        let body = out.len();
+        match self.piece(number) {
+            Piece::Shard(shelf, shard) => {
+                if let Some(moments) = self.shelves.get(shelf) {
+                    moments.save(shard, now_ms, out);
                 }
             }
-            Record::Observe { key, lesson, weight, at_ms } => {
-                let (history, since) = part.histories.entry(key.0).or_default();
-                *history = decayed(*history, *since, at_ms);
-                *since = at_ms.max(*since);
-                match lesson {
-                    Lesson::Clean => history.clean += weight,
-                    Lesson::Spam => history.spam += weight,
-                    Lesson::Bad => history.bad += weight,
+            Piece::Part(number) => {
+                if let Some(part) = self.parts.get(number).filter(|part| !part.is_empty()) {
+                    part.save(out);
                 }
             }
-            Record::Moment { .. }
-            | Record::Forget { .. }
-            | Record::Block { .. }
-            | Record::Unblock { .. } => {}
+        }
+        let length = u32::try_from(out.len() - body).unwrap_or(u32::MAX);
+        if length == 0 {
+            out.truncate(start);
+        } else if let Some(place) = out.get_mut(body - 4..body) {
+            place.copy_from_slice(&length.to_le_bytes());
         }
     }
 
-    fn count_kind(&mut self, kind: IdentityKind, by: i32) {
-        if let Some(count) = self.kinds.get_mut(kind as usize) {
-            *count = count.saturating_add_signed(by);
-        }
-    }
-
-    /// Drops what has run out in the next few pieces of all tables; a full round takes
-    /// `calls` calls.
-    pub(crate) fn sweep(&mut self, now_ms: u64, calls: usize) -> u64 {
-        self.now_ms = self.now_ms.max(now_ms);
-        let shards: usize = self.shelves.iter().map(Moments::shards).sum();
-        let pieces = shards + PARTS + 1;
-        let mut dropped = 0;
-        for _ in 0..pieces.div_ceil(calls) {
-            dropped += self.sweep_piece(self.cursor, now_ms);
-            self.cursor = (self.cursor + 1) % pieces;
-        }
-        dropped
-    }
-
-    fn sweep_piece(&mut self, mut piece: usize, now_ms: u64) -> u64 {
-        for moments in &mut self.shelves {
-            if piece < moments.shards() {
-                return moments.sweep(piece, now_ms);
+    /// Takes over pieces that [`Tables::save`] wrote; nothing if that is not what they are.
+    pub(crate) fn load(&mut self, saved: &[u8]) -> Option<()> {
+        let mut bytes = crate::record::Bytes(saved);
+        while !bytes.0.is_empty() {
+            let tag = bytes.u8()?;
+            let index = usize::try_from(bytes.u32()?).ok()?;
+            let length = usize::try_from(bytes.u32()?).ok()?;
+            let body = bytes.slice(length)?;
+            if tag == TAG_PART {
+                let part = Part::load(body)?;
+                for (kind, _) in part.blocks.keys() {
+                    count_kind(&mut self.kinds, *kind, 1);
+                }
+                self.records = self.records.max(part.applied());
+                *self.parts.get_mut(index)? = part;
+            } else if !self.shelves.get_mut(usize::from(tag))?.load(index, body) {
+                return None;
             }
-            piece -= moments.shards();
         }
-        match self.parts.get_mut(piece) {
-            Some(part) => part.sweep(now_ms),
-            None => self.sweep_blocks(now_ms),
-        }
+        Some(())
     }
 
-    fn sweep_blocks(&mut self, now_ms: u64) -> u64 {
-        let before = self.blocks.len();
-        let mut gone = Vec::new();
-        self.blocks.retain(|(kind, _), (_, block)| {
-            let stays = now_ms < block.until_ms.saturating_add(STRIKES_KEEP_MS);
-            if !stays {
-                gone.push(*kind);
-            }
-            stays
-        });
-        for kind in gone {
-            self.count_kind(kind, -1);
-        }
-        shrink(&mut self.blocks);
-        (before - self.blocks.len()) as u64
+    /// About how many bytes all of it takes when it is saved.
+    pub(crate) fn saved_bytes(&self) -> u64 {
+        let moments: usize = self.shelves.iter().map(Moments::len).sum();
+        let part = |part: &Part| {
+            let (tallies, histories, _) = part.counts();
+            (tallies + histories) * size_of::<Counter>() + part.blocks.len() * 50
+        };
+        let parts: usize = self.parts.iter().map(part).sum();
+        (moments * ENTRY_BYTES + parts) as u64
     }
 
-    /// The blocks that hold, soonest to end first.
-    pub(crate) fn list(&self, now_ms: u64, most: usize) -> Vec<BlockRow> {
-        let held = self.blocks.iter().filter(|(_, (_, block))| now_ms < block.until_ms);
-        let mut rows: Vec<BlockRow> = held
-            .map(|((kind, key), (subject, block))| BlockRow {
-                kind: *kind,
-                key: Key(*key),
-                subject: subject.clone(),
-                block: *block,
-            })
-            .collect();
-        rows.sort_by_key(|row| (row.block.until_ms, row.key));
-        rows.truncate(most);
-        rows
+    /// When the blocks of one part that hold end, or nothing behind the last part.
+    pub(crate) fn block_ends(
+        &self,
+        number: usize,
+        now_ms: u64,
+    ) -> Option<impl Iterator<Item = (u64, IdentityKind, Key)>> {
+        let held = self.parts.get(number)?.blocks.iter();
+        Some(
+            held.filter(move |(_, (_, block))| is_held(block, now_ms))
+                .map(|((kind, key), (_, block))| (block.until_ms, *kind, *key)),
+        )
+    }
+
+    /// A block for people to read.
+    pub(crate) fn block_row(&self, kind: IdentityKind, key: Key) -> Option<BlockRow> {
+        let (subject, block) = self.part(key)?.blocks.get(&(kind, key))?;
+        Some(BlockRow { kind, key, subject: subject.clone(), block: *block })
     }
 
     /// How much is held; the disk is left out.
     pub(crate) fn counts(&self) -> Counts {
-        let sum = |of: fn(&Part) -> usize| self.parts.iter().map(of).sum::<usize>() as u64;
-        let moments: usize = self.shelves.iter().map(Moments::bytes).sum();
-        let (tallies, histories) =
-            (sum(|part| part.tallies.capacity()), sum(|part| part.histories.capacity()));
-        Counts {
-            shelves: [0, 1, 2].map(|n| self.shelves.get(n).map_or(0, |m| m.len() as u64)),
-            blocks: self.blocks.len() as u64,
-            tallies: sum(|part| part.tallies.len() + part.sets.len()),
-            histories: sum(|part| part.histories.len()),
-            disk_bytes: 0,
-            memory_bytes: moments as u64
-                + tallies * size_of::<(u64, Tally)>() as u64
-                + histories * size_of::<(u64, (History, u64))>() as u64
-                + self.blocks.capacity() as u64 * 96,
+        let mut counts = Counts::default();
+        for (count, moments) in counts.shelves.iter_mut().zip(&self.shelves) {
+            *count = moments.len() as u64;
+            counts.memory_bytes += moments.bytes() as u64;
         }
+        counts.blocks = self.kinds.iter().map(|count| u64::from(*count)).sum();
+        counts.memory_bytes += (self.parts.capacity() * size_of::<Part>()) as u64;
+        for part in &self.parts {
+            let (tallies, histories, bytes) = part.counts();
+            counts.tallies += tallies as u64;
+            counts.histories += histories as u64;
+            counts.memory_bytes += bytes as u64;
+        }
+        counts
     }
 }
 
-impl Part {
-    fn sweep(&mut self, now_ms: u64) -> u64 {
-        let before = self.tallies.len() + self.sets.len() + self.histories.len();
-        self.tallies.retain(|_, tally| !tally.is_over(now_ms));
-        self.sets.retain(|_, set| {
-            let per_ms = set.per_ms;
-            set.members.iter().any(|(_, at_ms)| now_ms < at_ms.saturating_add(per_ms))
-        });
-        self.histories.retain(|_, (history, at_ms)| {
-            let now = decayed(*history, *at_ms, now_ms);
-            now.clean + now.spam + now.bad >= WEIGHT_LEAST
-        });
-        shrink(&mut self.tallies);
-        shrink(&mut self.sets);
-        shrink(&mut self.histories);
-        (before - self.tallies.len() - self.sets.len() - self.histories.len()) as u64
+fn count_kind(kinds: &mut [u32], kind: IdentityKind, by: i32) {
+    if let Some(count) = kinds.get_mut(kind as usize) {
+        *count = count.saturating_add_signed(by);
     }
 }
 
-/// Gives memory back when most of a table is free.
-fn shrink<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>) {
-    if map.capacity() > 64 && map.len() < map.capacity() / 4 {
-        map.shrink_to(map.len() * 2);
-    }
+/// Whether a block holds. One from far ahead was made while the clock was wrong.
+pub(crate) fn is_held(block: &Block, now_ms: u64) -> bool {
+    let length_ms = block.until_ms.saturating_sub(block.since_ms);
+    now_ms < block.until_ms && block.since_ms <= now_ms.saturating_add(length_ms)
 }
 
-fn part_of(key: u64) -> usize {
-    usize::try_from(key >> 58).unwrap_or(0)
-}
-
-/// What is left of a history after a time.
-pub(crate) fn decayed(history: History, at_ms: u64, now_ms: u64) -> History {
-    #[allow(clippy::cast_precision_loss, reason = "a factor between 0 and 1")]
-    let factor = 0.5_f32.powf(now_ms.saturating_sub(at_ms) as f32 / HISTORY_HALF_LIFE_MS as f32);
-    History {
-        clean: history.clean * factor,
-        spam: history.spam * factor,
-        bad: history.bad * factor,
+/// The block that follows from the one before and a new one.
+pub(crate) fn next_block(before: Option<Block>, new: &NewBlock, now_ms: u64) -> Block {
+    let reason = new.reason;
+    let Some(before) = before else {
+        let until_ms = now_ms.saturating_add(new.lasts_ms(0));
+        return Block { until_ms, since_ms: now_ms, strikes: 0, reason };
+    };
+    if is_held(&before, now_ms) {
+        let until_ms = now_ms.saturating_add(new.lasts_ms(before.strikes)).max(before.until_ms);
+        return Block { until_ms, since_ms: now_ms, strikes: before.strikes, reason };
     }
+    let is_remembered = now_ms < before.until_ms.saturating_add(STRIKES_KEEP_MS);
+    let strikes = if is_remembered { before.strikes.saturating_add(1) } else { 0 };
+    let until_ms = now_ms.saturating_add(new.lasts_ms(strikes));
+    Block { until_ms, since_ms: now_ms, strikes, reason }
 }

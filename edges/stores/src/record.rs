@@ -1,7 +1,8 @@
-//! Records of change, as bytes in a journal.
+//! Records of change, as bytes.
 //!
-//! A journal is frames, one a group commit: length, CRC-32, records. A crash can only cut the last
-//! frame short, which is normal; anything else that does not fit is damage.
+//! A record says what became of a decision's questions and effects, so that applying the records
+//! again in order leads to the same state. States (a moment, a block) are set; counts and histories
+//! are changed by differences, and must not be applied twice.
 
 use mpp_engine::question::{Block, BlockReason, IdentityKind, Key, Lesson, Moment, Shelf, Subject};
 
@@ -18,9 +19,6 @@ pub(crate) enum Record {
     Observe { key: Key, lesson: Lesson, weight: f32, at_ms: u64 },
 }
 
-/// The head of a frame: length and checksum.
-pub(crate) const FRAME_HEAD: usize = 8;
-
 const TAG_MOMENT: u8 = 1;
 const TAG_FORGET: u8 = 2;
 const TAG_BLOCK: u8 = 3;
@@ -31,17 +29,6 @@ const TAG_MEMBER: u8 = 7;
 const TAG_OBSERVE: u8 = 8;
 
 impl Record {
-    /// The key of a record that changes a part by a difference.
-    pub(crate) fn key(&self) -> Option<Key> {
-        match self {
-            Self::Count { key, .. }
-            | Self::GiveBack { key, .. }
-            | Self::Member { key, .. }
-            | Self::Observe { key, .. } => Some(*key),
-            _ => None,
-        }
-    }
-
     /// Appends the record.
     pub(crate) fn push(&self, out: &mut Vec<u8>) {
         match self {
@@ -193,6 +180,10 @@ fn take_subject(bytes: &mut Bytes<'_>) -> Option<Subject> {
     }
 }
 
+pub(crate) fn push_u32(value: u32, out: &mut Vec<u8>) {
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
 pub(crate) fn push_u64(value: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&value.to_le_bytes());
 }
@@ -201,13 +192,6 @@ pub(crate) fn push_u64(value: u64, out: &mut Vec<u8>) {
 pub(crate) fn push_u48(value: u64, out: &mut Vec<u8>) {
     let bytes = value.min((1 << 48) - 1).to_le_bytes();
     out.extend_from_slice(bytes.get(..6).unwrap_or_default());
-}
-
-/// Appends a frame of these records.
-pub(crate) fn push_frame(records: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(&u32::try_from(records.len()).unwrap_or(u32::MAX).to_le_bytes());
-    out.extend_from_slice(&crc32fast::hash(records).to_le_bytes());
-    out.extend_from_slice(records);
 }
 
 /// Bytes that are read from the front.
@@ -282,7 +266,9 @@ mod tests {
             records.push(Record::Block { kind, key, block, subject });
         }
         let mut out = Vec::new();
-        records.iter().for_each(|record| record.push(&mut out));
+        for record in &records {
+            record.push(&mut out);
+        }
         let mut bytes = Bytes(&out);
         let back: Vec<Record> = std::iter::from_fn(|| Record::take(&mut bytes)).collect();
         assert_eq!(back, records);
