@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use mpp_engine::question::{
     Answer, Block, Counted, DISTINCT_MAX, Effect, History, IdentityKind, Key, Lesson, Moment,
-    Question, Shelf, Subject,
+    Question, STRIKES_KEEP_MS, Shelf, Subject,
 };
 use mpp_hub::store::{BlockRow, Counts, Health, Later, Store, StoreError};
 
@@ -34,6 +34,7 @@ struct State {
     events: BTreeMap<Key, Vec<(u64, u64)>>,
     windows: BTreeMap<Key, u64>,
     members: BTreeMap<Key, Vec<(u64, u64)>>,
+    member_windows: BTreeMap<Key, u64>,
     histories: BTreeMap<Key, (History, u64)>,
 }
 
@@ -78,9 +79,14 @@ impl State {
         if amount > 0 {
             let newest_ms = self.groups(key, per_ms, now_ms).last().map_or(0, |(last, _)| *last);
             let event = (now_ms.max(newest_ms), u64::from(amount));
+            let groups = self.groups(key, per_ms, now_ms);
             let events = self.events.entry(key).or_default();
-            // What is from far ahead never comes to count.
-            events.retain(|(at_ms, _)| *at_ms <= event.0);
+            // What has left the window does not come back if the clock goes back, and what is from
+            // far ahead never comes to count.
+            let width = width_of(per_ms);
+            events.retain(|(at_ms, _)| {
+                groups.iter().any(|(last_ms, _)| is_of(*last_ms, *at_ms, width))
+            });
             events.push(event);
             self.windows.insert(key, per_ms);
         }
@@ -103,6 +109,28 @@ impl State {
         }
     }
 
+    fn entries(&self) -> usize {
+        self.moments.len() + self.blocks.len() + self.events.len() + self.members.len()
+    }
+
+    /// Drops what has run out, so that it does not come back with a clock that goes back.
+    fn expire(&mut self, now_ms: u64) {
+        let is_over = |at_ms: u64, keep_ms: u64| now_ms >= at_ms.saturating_add(keep_ms);
+        let Self { moments, blocks, events, windows, members, member_windows, .. } = self;
+        moments.retain(|_, (moment, keep_ms)| !is_over(moment.at_ms, *keep_ms));
+        blocks.retain(|_, (_, block)| !is_over(block.until_ms, STRIKES_KEEP_MS));
+        let window =
+            |windows: &BTreeMap<Key, u64>, key: &Key| windows.get(key).copied().unwrap_or(0);
+        events.retain(|key, events| {
+            let per_ms = window(windows, key);
+            events.iter().any(|(at_ms, amount)| *amount > 0 && !is_over(*at_ms, per_ms))
+        });
+        members.retain(|key, members| {
+            let per_ms = window(member_windows, key);
+            members.iter().any(|(_, at_ms)| holds(*at_ms, per_ms, now_ms))
+        });
+    }
+
     fn answer(&mut self, now_ms: u64, question: &Question) -> Answer {
         match *question {
             Question::Since { shelf, key } => Answer::Since(self.moment(shelf, key, now_ms)),
@@ -123,6 +151,7 @@ impl State {
                 Answer::Counted(self.used(key, per_ms, now_ms))
             }
             Question::Distinct { key, member, per_ms } => {
+                self.member_windows.insert(key, per_ms);
                 let members = self.members.entry(key).or_default();
                 members.retain(|(other, at_ms)| *other != member && holds(*at_ms, per_ms, now_ms));
                 if members.len() < DISTINCT_MAX {
@@ -231,8 +260,11 @@ impl Store for MemoryStore {
         rows
     }
 
-    fn expire(&self, _: u64) -> u64 {
-        0
+    fn expire(&self, now_ms: u64) -> u64 {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = state.entries();
+        state.expire(now_ms);
+        (before - state.entries()) as u64
     }
 
     fn counts(&self) -> Counts {

@@ -520,7 +520,12 @@ fn play(it: &mut Session<'_>, steps: &[Step]) -> Result<(), TestCaseError> {
                 it.store.perform(it.now_ms, &effects);
             }
             Step::Later(by_ms) => it.now_ms += by_ms,
-            Step::Earlier(by_ms) => it.now_ms -= by_ms,
+            Step::Earlier(by_ms) => {
+                // Whether something that has run out holds again depends on whether it was swept.
+                it.expire();
+                model.expire(it.now_ms);
+                it.now_ms -= by_ms;
+            }
             Step::Expire => drop(it.expire()),
             Step::Compact => it.backend.compact(),
             Step::Restart => it.restart(),

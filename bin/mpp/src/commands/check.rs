@@ -48,7 +48,10 @@ pub(crate) fn effective(settings: &[(String, String)]) -> String {
         let is_rule = table.ends_with(".threshold");
         // A rule begins with its name; the same setting of a table is read once for each check
         // that looks at it.
-        if !is_rule && !table.ends_with(".then") && !written.insert(path.clone()) {
+        if !is_rule
+            && table.rsplit('.').next().is_none_or(|last| last != "then")
+            && !written.insert(path.clone())
+        {
             continue;
         }
         if is_rule && name == "name" {

@@ -136,7 +136,7 @@ impl Status {
             print::out(&status.to_string());
             return Ok(());
         }
-        let store = &status["store"];
+        let store = status.get("store").unwrap_or(&Value::Null);
         let mut out = String::new();
         let _ = writeln!(out, "version        {}", text(&status, "version"));
         let _ = writeln!(
@@ -183,7 +183,7 @@ enum BlocksAction {
         #[arg(long)]
         json: bool,
     },
-    /// Block an identity: client, network, organisation, sasl_user, sender, sender_domain
+    /// Block an identity: `client`, `network`, `organisation`, `sasl_user`, `sender`, `sender_domain`
     Add {
         /// What kind of identity
         kind: String,
@@ -292,7 +292,7 @@ impl Greylist {
                     print::out(&state.to_string());
                     return Ok(());
                 }
-                let line = |name: &str| match &state[name] {
+                let line = |name: &str| match state.get(name).unwrap_or(&Value::Null) {
                     Value::Null => "no".to_owned(),
                     moment => format!(
                         "since {} ago, {} tries too early",
