@@ -5,8 +5,8 @@
 //! mailbox provider's pool is the retry, else the /24 or /64. Whoever came back once in time is
 //! done with greylisting for `memory`.
 //!
-//! Clients that look like a customer's line rather than a mail server (no verified name, or one
-//! that spells the address) wait `line_delay`: bots that retry at all rarely do so for long, and
+//! Clients that look like a customer's line rather than a mail server (a name that spells the
+//! address, or none and a HELO that fits nothing) wait `line_delay`: bots that retry at all rarely do so for long, and
 //! meanwhile traps and scanners may tell of them.
 //!
 //! Local networks and authenticated users are outbound and never come here; nor do people to whom
@@ -17,9 +17,11 @@ use std::sync::Arc;
 use mpp_settings::Reader;
 
 use super::{Check, Context, Kind, blame};
+use crate::address;
 use crate::decide::{Event, Pause, Round, Value};
 use crate::facts::{Direction, Facts, Repeat, Stage};
 use crate::identity::Keyring;
+use crate::network;
 use crate::question::{Effect, IdentityKind, Key, Moment, Note, Shelf};
 use crate::verdict::{Action, Cause, Numbers, Verdict};
 
@@ -68,8 +70,27 @@ impl Greylist {
     }
 
     fn delay_ms(&self, facts: &Facts<'_>) -> u64 {
-        if facts.keys.organisation == 0 { self.line_delay_ms } else { self.delay_ms }
+        if is_line(facts) { self.line_delay_ms } else { self.delay_ms }
     }
+}
+
+/// Whether a client looks like a customer's line. A name that leads back to the address and does
+/// not spell it is a server's. Without one, a server still calls itself by the name of its sender's
+/// organisation, or of its own reverse name.
+fn is_line(facts: &Facts<'_>) -> bool {
+    if facts.keys.organisation != 0 {
+        return false;
+    }
+    let reverse = facts.reverse_name;
+    if !facts.client_name.is_empty() || network::is_line_name(reverse, facts.client) {
+        return true;
+    }
+    if facts.helo.starts_with('[') || network::is_line_name(facts.helo, facts.client) {
+        return true;
+    }
+    let own = psl::domain_str(facts.helo);
+    let sender = psl::domain_str(address::split(facts.sender).1);
+    own.is_none() || (own != sender && own != psl::domain_str(reverse))
 }
 
 /// The key of a first try.
@@ -84,8 +105,23 @@ pub fn prover_key(facts: &Facts<'_>, ring: Keyring) -> Key {
 }
 
 /// The key of mail between one of our users and somebody outside.
-fn correspondent_key(round: &Round<'_>, ours: u64, theirs: u64) -> Key {
-    round.ring.key(CORRESPONDENT_SPACE, round.ring.pair(ours, theirs))
+fn correspondent_key(ring: Keyring, ours: u64, theirs: u64) -> Key {
+    ring.key(CORRESPONDENT_SPACE, ring.pair(ours, theirs))
+}
+
+/// When the recipient last wrote to the sender.
+///
+/// # Errors
+/// As [`Round::since`].
+pub(super) fn written_to(
+    facts: &Facts<'_>,
+    round: &mut Round<'_>,
+) -> Result<Option<Moment>, Pause> {
+    if facts.is_null_sender() {
+        return Ok(None);
+    }
+    let key = correspondent_key(round.ring, facts.keys.recipient, facts.keys.sender);
+    round.since(Shelf::Correspondent, key)
 }
 
 impl Check for Greylist {
@@ -103,15 +139,10 @@ impl Check for Greylist {
         let (prover, triplet) = (prover_key(facts, round.ring), triplet_key(facts, round.ring));
         let own = round.identity(facts, IdentityKind::Client);
         let organisation = round.identity(facts, IdentityKind::Organisation);
-        let correspondent = correspondent_key(round, facts.keys.recipient, facts.keys.sender);
         let (proven, tried, written, own, organisation) = (
             round.since(Shelf::Proven, prover),
             round.since(Shelf::Greylisted, triplet),
-            if facts.is_null_sender() {
-                Ok(None)
-            } else {
-                round.since(Shelf::Correspondent, correspondent)
-            },
+            written_to(facts, round),
             if self.trusts_history { round.history(own) } else { round.history(Key(0)) },
             if self.trusts_history { round.history(organisation) } else { round.history(Key(0)) },
         );
@@ -204,7 +235,7 @@ impl Greylist {
         if facts.is_null_sender() || self.correspondents_ms == 0 {
             return;
         }
-        let key = correspondent_key(round, facts.keys.sender, facts.keys.recipient);
+        let key = correspondent_key(round.ring, facts.keys.sender, facts.keys.recipient);
         let keep_ms = self.correspondents_ms;
         round.effect(Effect::Remember { shelf: Shelf::Correspondent, key, keep_ms, again: true });
     }
