@@ -11,7 +11,8 @@ use mpp_settings::Reader;
 use super::{Check, Kind, blame, greylist};
 use crate::decide::{Event, Pause, Round, Value, identity_key};
 use crate::facts::{Direction, Facts, Stage};
-use crate::question::{Block, BlockReason, Effect, IdentityKind, Key, Lesson, Shelf};
+use crate::policy::Spare;
+use crate::question::{Block, BlockReason, Effect, History, IdentityKind, Key, Lesson, Shelf};
 use crate::verdict::{Action, Cause, Numbers, Verdict};
 
 /// The check as data.
@@ -142,6 +143,19 @@ fn may_be_anothers(kind: IdentityKind, block: Block) -> bool {
         && (blame::is_host(kind) || kind == IdentityKind::PooledDomain)
 }
 
+/// How long a sender has to try, in milliseconds; for ever if it is bad itself. A single bad fact
+/// may be a slip, or the scanner's.
+fn patience_ms(known: History, spare: Spare) -> Option<u64> {
+    match blame::against(known) {
+        0.0..0.5 => Some(spare.patience_ms),
+        0.5..1.5 => Some(spare.patience_ms.saturating_mul(2).max(SLIP_PATIENCE_MS)),
+        _ => None,
+    }
+}
+
+/// After a bad fact patience is no less than this.
+const SLIP_PATIENCE_MS: u64 = 6 * 3_600_000;
+
 /// Why a transaction is not refused for what others at its host did, if so.
 fn innocence(facts: &Facts<'_>, round: &mut Round<'_>) -> Result<Option<&'static str>, Pause> {
     if facts.direction == Direction::Outbound || facts.stage != Stage::Rcpt {
@@ -160,11 +174,10 @@ fn innocence(facts: &Facts<'_>, round: &mut Round<'_>) -> Result<Option<&'static
         Some("written-to")
     } else if known.clean >= INNOCENT_CLEAN && known.clean >= INNOCENT_SHARE * all {
         Some("good-sender")
-    } else if blame::against(known) < 0.5
-        && tried.is_some_and(|first| {
-            round.now_ms.saturating_sub(first.at_ms) >= round.policy.spare.patience_ms
-        })
-    {
+    } else if tried.is_some_and(|first| {
+        let age_ms = round.now_ms.saturating_sub(first.at_ms);
+        patience_ms(known, round.policy.spare).is_some_and(|least_ms| age_ms >= least_ms)
+    }) {
         Some("patient")
     } else {
         None

@@ -6,7 +6,7 @@
 //! done with greylisting for `memory`.
 //!
 //! Clients that look like a customer's line rather than a mail server (a name that spells the
-//! address, or none and a HELO that fits nothing) wait `line_delay`: bots that retry at all rarely do so for long, and
+//! address, or no name and a HELO that is none) wait `line_delay`, doubtful ones a third of it: bots that retry at all rarely do so for long, and
 //! meanwhile traps and scanners may tell of them.
 //!
 //! Local networks and authenticated users are outbound and never come here; nor do people to whom
@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use mpp_settings::Reader;
 
+use super::recipient::Lists;
 use super::{Check, Context, Kind, blame};
 use crate::address;
 use crate::decide::{Event, Pause, Round, Value};
@@ -47,10 +48,11 @@ struct Greylist {
     memory_ms: u64,
     correspondents_ms: u64,
     trusts_history: bool,
+    lists: Arc<Lists>,
 }
 
 impl Greylist {
-    fn read(table: &mut Reader<'_>, _: &Context<'_>) -> Self {
+    fn read(table: &mut Reader<'_>, context: &Context<'_>) -> Self {
         let delay_ms = table.duration_ms("delay", "1m");
         let has_line_delay = table.value("line_delay").is_some();
         let line_delay_ms = table.duration_ms("line_delay", "10m");
@@ -66,31 +68,51 @@ impl Greylist {
             memory_ms: table.duration_ms("memory", "35d"),
             correspondents_ms: table.duration_ms("correspondents", "90d"),
             trusts_history: table.flag("trust_history", true),
+            lists: Arc::clone(context.recipients),
         }
     }
 
     fn delay_ms(&self, facts: &Facts<'_>) -> u64 {
-        if is_line(facts) { self.line_delay_ms } else { self.delay_ms }
+        match Looks::of(facts) {
+            Looks::Server => self.delay_ms,
+            Looks::Doubtful => self.delay_ms.max(self.line_delay_ms / 3),
+            Looks::Line => self.line_delay_ms,
+        }
     }
 }
 
-/// Whether a client looks like a customer's line. A name that leads back to the address and does
-/// not spell it is a server's. Without one, a server still calls itself by the name of its sender's
-/// organisation, or of its own reverse name.
-fn is_line(facts: &Facts<'_>) -> bool {
-    if facts.keys.organisation != 0 {
-        return false;
+/// What a client looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looks {
+    /// A name that leads back to the address and does not spell it; or no name, but a HELO that
+    /// fits the sender's organisation or the address's own name.
+    Server,
+    /// Neither.
+    Doubtful,
+    /// A name that spells the address, or none and a HELO that is no name.
+    Line,
+}
+
+impl Looks {
+    fn of(facts: &Facts<'_>) -> Self {
+        if facts.keys.organisation != 0 {
+            return Self::Server;
+        }
+        let (helo, reverse) = (facts.helo, facts.reverse_name);
+        let is_line = |name: &str| network::is_line_name(name, facts.client);
+        let no_name = helo.starts_with('[') || !helo.contains('.');
+        // A verified name that is no organisation's spells the address.
+        if !facts.client_name.is_empty() || is_line(reverse) || no_name || is_line(helo) {
+            return Self::Line;
+        }
+        let own = psl::domain_str(helo);
+        let sender = psl::domain_str(address::split(facts.sender).1);
+        if own.is_some() && (own == sender || own == psl::domain_str(reverse)) {
+            Self::Server
+        } else {
+            Self::Doubtful
+        }
     }
-    let reverse = facts.reverse_name;
-    if !facts.client_name.is_empty() || network::is_line_name(reverse, facts.client) {
-        return true;
-    }
-    if facts.helo.starts_with('[') || network::is_line_name(facts.helo, facts.client) {
-        return true;
-    }
-    let own = psl::domain_str(facts.helo);
-    let sender = psl::domain_str(address::split(facts.sender).1);
-    own.is_none() || (own != sender && own != psl::domain_str(reverse))
 }
 
 /// The key of a first try.
@@ -230,9 +252,15 @@ impl Greylist {
         }
     }
 
-    /// Our user writes to somebody: the answer will not wait.
+    /// Our user writes to somebody: the answer will not wait. Not so among ourselves: whoever forges
+    /// one of our users would be exempt.
     fn note_correspondent(&self, facts: &Facts<'_>, round: &mut Round<'_>) {
-        if facts.is_null_sender() || self.correspondents_ms == 0 {
+        let keys = &facts.keys;
+        if facts.is_null_sender()
+            || self.correspondents_ms == 0
+            || keys.sender_domain == keys.recipient_domain
+            || self.lists.covers(keys.recipient_domain)
+        {
             return;
         }
         let key = correspondent_key(round.ring, facts.keys.sender, facts.keys.recipient);

@@ -92,6 +92,11 @@ impl Lists {
         self.domains.is_empty()
     }
 
+    /// Whether a domain, by its hash, is one of ours.
+    pub fn covers(&self, domain: u64) -> bool {
+        self.domains.contains(&domain)
+    }
+
     /// What the lists say of a recipient.
     pub fn standing(&self, facts: &Facts<'_>, ring: Keyring) -> Standing {
         let keys = &facts.keys;
