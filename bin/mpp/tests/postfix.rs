@@ -148,6 +148,35 @@ fn an_account_that_sends_too_much_is_stopped() {
 }
 
 #[test]
+fn a_message_counts_once_however_often_it_is_asked_about() {
+    let host = MailHost::start(
+        MPP,
+        "[[policy.default.threshold]]\nname = \"mails\"\nkey = \"sasl_user\"\n\
+         count = \"messages\"\nlimit = 2\nper = \"1h\"\nthen = \"defer\"\n",
+    );
+    let fred = Who::at("203.0.113.9").as_user("fred");
+    let mut smtp = Smtp::connect_as(host.postfix.address(), fred);
+    // Asked about three times at RCPT and once at END-OF-MESSAGE.
+    smtp.say_expecting("MAIL FROM:<fred@test.example>", 250);
+    for to in ["a@far.example", "b@far.example", "c@test.example"] {
+        assert_eq!(smtp.rcpt(to).code, 250);
+    }
+    assert_eq!(smtp.data().code, 250);
+    // Given up before DATA: it counts for nothing, however often.
+    for _ in 0..4 {
+        smtp.say_expecting("MAIL FROM:<fred@test.example>", 250);
+        assert_eq!(smtp.rcpt("a@far.example").code, 250);
+        smtp.say_expecting("RSET", 250);
+    }
+    smtp.say_expecting("MAIL FROM:<fred@test.example>", 250);
+    assert_eq!(smtp.rcpt("a@far.example").code, 250);
+    assert_eq!(smtp.data().code, 250);
+    smtp.say_expecting("MAIL FROM:<fred@test.example>", 250);
+    let over = smtp.rcpt("a@far.example");
+    assert!(bare(&over).starts_with("450 4.7.1 Sending limit reached: 2 of 2 per 1h"), "{over}");
+}
+
+#[test]
 fn our_own_networks_and_users_never_wait() {
     let host = MailHost::start(
         MPP,
