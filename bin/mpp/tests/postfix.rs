@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use mpp_tests::real::auth;
+use mpp_tests::real::daemon::Daemon;
 use mpp_tests::real::mail_host::MailHost;
+use mpp_tests::real::postfix::Postfix;
 use mpp_tests::real::smtp::{Reply, Smtp, Who};
 use mpp_tests::real::until;
 
@@ -269,4 +271,21 @@ fn over_a_unix_socket_it_is_the_same() {
     assert_eq!(bare(&first), "450 4.7.1 Greylisted, try again in 1 s");
     host.retry(Who::at(DRONE), "a@sender.example", "bob@test.example");
     host.postfix.wait_for_delivered(1);
+}
+
+#[test]
+fn the_three_lines_that_serve_prints_are_enough() {
+    let address = mpp_tests::real::address();
+    let mpp = Daemon::start(MPP, &address, GREYLIST_1S);
+    let said = mpp.said();
+    let (_, lines) = said.split_once("for main.cf:\n").expect("lines for main.cf");
+    let lines: Vec<&str> = lines.lines().take_while(|line| line.starts_with("smtpd_")).collect();
+    assert_eq!(lines.len(), 3, "{said}");
+    let postfix = Postfix::start(&address, &lines.join("\n"));
+    let host = MailHost { mpp, postfix };
+    host.retry(Who::at(DRONE), "a@sender.example", "bob@test.example");
+    let fred = Who::at("203.0.113.9").as_user("fred");
+    assert_eq!(host.attempt(fred, "fred@test.example", "ann@far.example").code, 250);
+    let relay = host.attempt(Who::at(DRONE), "a@sender.example", "ann@far.example");
+    assert_eq!(relay.code, 554, "no open relay: {relay}");
 }
