@@ -80,8 +80,13 @@ impl Daemon {
 
     /// Starts the process, and returns when it answers.
     pub fn launch(&mut self) {
+        self.launch_with(&[]);
+    }
+
+    /// As [`Daemon::launch`], with more arguments.
+    pub fn launch_with(&mut self, arguments: &[&str]) {
         let log = File::options().append(true).create(true).open(self.log_path());
-        let child = self.serve().stderr(log.expect("a folder of our own")).spawn();
+        let child = self.serve().args(arguments).stderr(log.expect("a folder of our own")).spawn();
         let child = self.child.insert(child.expect("the mpp binary"));
         let admin = self.folder.path().join("state/admin.sock");
         let log = self.folder.path().join("mpp.log");

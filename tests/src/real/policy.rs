@@ -64,17 +64,26 @@ impl Client {
         };
     }
 
+    /// The next line, its end included, whatever it says; empty if the peer has closed.
+    ///
+    /// # Errors
+    /// No line in time, or bytes that are no text.
+    pub fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        self.reader.read_line(&mut line)?;
+        Ok(line)
+    }
+
     /// The next answer without its `action=`; nothing if the peer has closed instead.
     ///
     /// # Errors
     /// No answer in time, or bytes that are no answer.
     pub fn answer(&mut self) -> io::Result<Option<String>> {
-        let mut line = String::new();
-        if self.reader.read_line(&mut line)? == 0 {
+        let line = self.line()?;
+        if line.is_empty() {
             return Ok(None);
         }
-        let mut end = String::new();
-        self.reader.read_line(&mut end)?;
+        let end = self.line()?;
         match line.strip_prefix("action=").and_then(|line| line.strip_suffix('\n')) {
             Some(action) if end == "\n" => Ok(Some(action.to_owned())),
             _ => Err(io::Error::other(format!("no answer: {line:?} {end:?}"))),
