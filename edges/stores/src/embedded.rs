@@ -31,6 +31,8 @@ mod writer;
 mod damage_tests;
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod script;
 
 /// Changes that wait for the disk at the most, in bytes: a million first tries. Beyond it they are
 /// in memory only until the next snapshot.
