@@ -12,7 +12,7 @@ use mpp_hub::store::StoreError;
 
 use super::Options;
 use super::snapshot::END;
-use crate::files::Directory;
+use crate::files::{Directory, unusable};
 use crate::frames::{
     Bad, FRAME_BYTES, FrameHead, HEAD_BYTES, Head, JOURNAL, SNAPSHOT, find_frame, take_frame,
 };
@@ -91,7 +91,11 @@ pub(super) fn recover(directory: &Directory, options: &Options) -> Result<Recove
         let is_empty = recovery.journal(*number)?;
         recovered.empty.extend((is_empty && *number > first).then_some(*number));
     }
-    // A crash may have come between a new snapshot and the end of the old files.
+    // A crash may have come between a new snapshot and the end of the old files. Its name must be
+    // on the disk before they go.
+    if journals.iter().chain(&snapshots).any(|number| *number < first) {
+        directory.sync_names().map_err(|error| unusable(directory.path(), "write to", &error))?;
+    }
     recovered.bytes = directory.drop_before(first).unwrap_or(recovered.snapshot_bytes);
     recovered.next_number = journals.iter().chain(&snapshots).max().map_or(1, |last| last + 1);
     recovered.seed = match (recovery.seed, options.seed) {

@@ -75,13 +75,13 @@ fn questions() -> Vec<Question> {
 /// All that a store says.
 pub(super) fn state(store: &dyn Store) -> Vec<Answer> {
     let mut answers = Vec::new();
-    assert!(store.ask(T0 + 2_000_000, &questions(), &mut answers).is_none());
+    assert!(store.ask(T0 + 3_000_000, &questions(), &mut answers).is_none());
     answers
 }
 
 /// The same of tables.
 pub(super) fn state_of(tables: &mut Tables) -> Vec<Answer> {
-    let now_ms = T0 + 2_000_000;
+    let now_ms = T0 + 3_000_000;
     questions().iter().map(|question| tables.answer(now_ms, question, &mut None)).collect()
 }
 
@@ -100,10 +100,15 @@ impl Oracle {
         Self(states)
     }
 
+    /// The state after so many operations.
+    pub(super) fn state(&self, length: u64) -> &Vec<Answer> {
+        &self.0[usize::try_from(length).unwrap()]
+    }
+
     /// Holds tables against the prefix that they say they have; returns its length.
     pub(super) fn check(&self, tables: &mut Tables, context: &str) -> u64 {
         let length = tables.records;
-        let wanted = &self.0[usize::try_from(length).unwrap()];
+        let wanted = self.state(length);
         assert!(state_of(tables) == *wanted, "not the state after {length} records: {context}");
         length
     }
