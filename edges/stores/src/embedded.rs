@@ -31,10 +31,12 @@ mod writer;
 mod damage_tests;
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod script;
 
 /// Changes that wait for the disk at the most, in bytes: a million first tries. Beyond it they are
 /// in memory only until the next snapshot.
-const PENDING_BYTES_MAX: usize = 16 << 20;
+const PENDING_BYTES_MAX: usize = if cfg!(test) { 8 << 10 } else { 16 << 20 };
 /// Calls of `expire` that one round over all tables takes: twenty seconds at ten a second.
 const SWEEP_CALLS: usize = 200;
 
@@ -85,6 +87,8 @@ struct Inner {
     pending: Vec<u8>,
     /// Changes were dropped from `pending`: only a snapshot makes up for it.
     lost: bool,
+    /// Changes were dropped, and no snapshot since is finished.
+    has_gap: bool,
     /// Records up to this number are on disk.
     committed: u64,
     /// The writer sleeps until there is something to write.
@@ -137,6 +141,21 @@ impl Shared {
     }
 }
 
+/// Tells everybody if the writer ends when it should not: nobody may wait for it for ever.
+struct Watch(Arc<Shared>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut inner = self.0.lock();
+        if std::mem::take(&mut inner.is_durable) {
+            inner.pending = Vec::new();
+            inner.trouble = Some(Trouble::new("the store's writer has stopped by a fault".into()));
+        }
+        drop(inner);
+        self.0.done.notify_all();
+    }
+}
+
 /// Opens a store in a directory, made if need be.
 ///
 /// # Errors
@@ -164,9 +183,13 @@ fn open_on(
     let refused = |error: io::Error| unusable(path, "write to", &error);
     let mut writer = Writer::new(Arc::clone(&shared), directory, options.commit_every, &recovered)
         .map_err(refused)?;
+    let watch = Watch(Arc::clone(&shared));
     let thread = std::thread::Builder::new()
         .name("store".into())
-        .spawn(move || writer.run())
+        .spawn(move || {
+            let _watch = watch;
+            writer.run();
+        })
         .map_err(refused)?;
     let writer = Mutex::new(Some(thread));
     Ok(Arc::new(EmbeddedStore { shared, writer, seed }))
@@ -220,11 +243,17 @@ impl Inner {
         self.wanted || self.wants_snapshot || self.stop
     }
 
+    /// Gives up writing changes one by one: the next snapshot has them all.
+    fn lose(&mut self) {
+        self.pending = Vec::new();
+        self.lost = true;
+        self.has_gap = true;
+    }
+
     /// The tables, and where their changes go.
     fn split(&mut self) -> (&mut Tables, Option<&mut Vec<u8>>) {
         if self.pending.len() > PENDING_BYTES_MAX {
-            self.pending = Vec::new();
-            self.lost = true;
+            self.lose();
             self.trouble.get_or_insert_with(|| Trouble::new("the disk does not keep up".into()));
         }
         let takes_changes = self.is_durable && !self.lost;
@@ -261,7 +290,7 @@ impl Store for EmbeddedStore {
     fn settle(&self) -> Result<(), StoreError> {
         let mut inner = self.shared.lock();
         let wanted = inner.tables.records;
-        while inner.is_durable && inner.committed < wanted {
+        while inner.is_durable && (inner.committed < wanted || inner.has_gap) {
             if let Some(trouble) = &inner.trouble {
                 return Err(StoreError::Unusable(trouble.text()));
             }
@@ -269,7 +298,10 @@ impl Store for EmbeddedStore {
             self.shared.wake.notify_all();
             inner = self.shared.done.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
-        Ok(())
+        match &inner.trouble {
+            Some(trouble) if !inner.is_durable => Err(StoreError::Unusable(trouble.text())),
+            _ => Ok(()),
+        }
     }
 
     fn blocks(&self, now_ms: u64, most: usize) -> Vec<BlockRow> {

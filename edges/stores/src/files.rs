@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,7 +27,11 @@ pub(crate) struct Directory {
 impl Directory {
     /// Makes, opens and locks a directory.
     pub(crate) fn open(path: &Path, disk: Arc<dyn Disk>) -> Result<Self, StoreError> {
-        fs::create_dir_all(path).map_err(|error| unusable(path, "make", &error))?;
+        if !path.is_dir() {
+            fs::create_dir_all(path)
+                .and_then(|()| path.parent().map_or(Ok(()), |parent| sync_names(&*disk, parent)))
+                .map_err(|error| unusable(path, "make", &error))?;
+        }
         let lock = OpenOptions::new()
             .create(true)
             .append(true)
@@ -87,10 +92,12 @@ impl Directory {
         begun
     }
 
-    /// Drops a journal that nothing is in.
+    /// Drops a journal that nothing is in, unless a snapshot needs it.
     pub(crate) fn drop_journal(&self, number: u64) {
-        // It is in nobody's way; after the next snapshot it is tried again.
-        let _ = fs::remove_file(self.journal(number));
+        if !self.snapshot(number).exists() {
+            // It is in nobody's way; after the next snapshot it is tried again.
+            let _ = fs::remove_file(self.journal(number));
+        }
     }
 
     /// Begins a snapshot; it counts once it is finished.
@@ -139,10 +146,16 @@ impl Directory {
         Ok(target)
     }
 
-    /// Makes names durable.
-    fn sync_names(&self) -> io::Result<()> {
-        self.disk.sync(&File::open(&self.path)?)
+    /// Makes the names of the files durable.
+    pub(crate) fn sync_names(&self) -> io::Result<()> {
+        sync_names(&*self.disk, &self.path)
     }
+}
+
+/// Makes the names in a directory durable.
+fn sync_names(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    disk.sync(&File::open(path)?)
 }
 
 /// What to tell about a directory that cannot be used.
@@ -197,6 +210,11 @@ impl Output {
     /// Makes what was written durable.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
         self.disk.sync(&self.file)
+    }
+
+    /// Whether the file has lost its name: what is written to it is gone when it is closed.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.file.metadata().is_ok_and(|data| data.nlink() == 0)
     }
 
     /// How long the file is.

@@ -6,13 +6,13 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mpp_hub::store::StoreError;
 
 use super::Options;
 use super::snapshot::END;
-use crate::files::Directory;
+use crate::files::{Directory, unusable};
 use crate::frames::{
     Bad, FRAME_BYTES, FrameHead, HEAD_BYTES, Head, JOURNAL, SNAPSHOT, find_frame, take_frame,
 };
@@ -44,6 +44,8 @@ pub(super) struct Recovered {
 enum Trouble {
     Io(io::Error),
     Bad(Bad),
+    /// Records are missing before it.
+    Gap,
 }
 
 impl From<io::Error> for Trouble {
@@ -75,6 +77,7 @@ pub(super) fn recover(directory: &Directory, options: &Options) -> Result<Recove
         tables: Tables::default(),
         seed: None,
         position: Some(0),
+        torn: None,
         wants_snapshot: journals.len() > JOURNALS_MAX,
     };
     let mut recovered = Recovered::default();
@@ -88,7 +91,11 @@ pub(super) fn recover(directory: &Directory, options: &Options) -> Result<Recove
         let is_empty = recovery.journal(*number)?;
         recovered.empty.extend((is_empty && *number > first).then_some(*number));
     }
-    // A crash may have come between a new snapshot and the end of the old files.
+    // A crash may have come between a new snapshot and the end of the old files. Its name must be
+    // on the disk before they go.
+    if journals.iter().chain(&snapshots).any(|number| *number < first) {
+        directory.sync_names().map_err(|error| unusable(directory.path(), "write to", &error))?;
+    }
     recovered.bytes = directory.drop_before(first).unwrap_or(recovered.snapshot_bytes);
     recovered.next_number = journals.iter().chain(&snapshots).max().map_or(1, |last| last + 1);
     recovered.seed = match (recovery.seed, options.seed) {
@@ -115,6 +122,8 @@ struct Recovery<'d> {
     seed: Option<u64>,
     /// The number of the last record; nothing if a damaged file hides it.
     position: Option<u64>,
+    /// The journal read last, and where it stops making sense, if it does.
+    torn: Option<(PathBuf, usize)>,
     wants_snapshot: bool,
 }
 
@@ -149,8 +158,17 @@ impl Recovery<'_> {
     /// Reads a journal. Whether there is nothing in it.
     fn journal(&mut self, number: u64) -> Result<bool, StoreError> {
         let path = self.directory.journal(number);
+        let torn = self.torn.take();
         let read = std::fs::read(&path).map_err(Trouble::Io);
-        let replayed = read.and_then(|bytes| self.replay(number, &bytes));
+        let mut replayed = read.and_then(|bytes| self.replay(number, &bytes));
+        if let (Err(Trouble::Gap), Some((torn, at))) = (&replayed, torn) {
+            // What is missing was there: the end of that one is not what a crash has left.
+            self.deal_with(&torn, damage(at, "the checksum of a group does not fit"))?;
+            self.position = None;
+            replayed = std::fs::read(&path)
+                .map_err(Trouble::Io)
+                .and_then(|bytes| self.replay(number, &bytes));
+        }
         match replayed {
             Ok(any) => Ok(!any),
             Err(trouble) => {
@@ -177,7 +195,7 @@ impl Recovery<'_> {
             return Err(damage(0, "it belongs to another store or has another's name"));
         }
         if !head.has_gap && self.position.is_some_and(|position| head.records > position) {
-            return Err(damage(0, "records are missing before it: another journal ends too early"));
+            return Err(Trouble::Gap);
         }
         let mut position = head.records;
         let mut rest = Bytes(bytes.get(HEAD_BYTES..).unwrap_or_default());
@@ -188,7 +206,8 @@ impl Recovery<'_> {
                 if find_frame(rest.0).is_some() {
                     return Err(damage(at, "the checksum of a group does not fit"));
                 }
-                // Nothing whole behind it: a crash has cut the last group short.
+                // Nothing whole behind it: a crash or a failing disk has cut the last group short.
+                self.torn = Some((self.directory.journal(number), at));
                 break;
             };
             if before != position {
@@ -207,17 +226,23 @@ impl Recovery<'_> {
     /// in it.
     fn deal_with(&mut self, path: &Path, trouble: Trouble) -> Result<Vec<u8>, StoreError> {
         let file = path.display().to_string();
-        let error = match trouble {
+        let bad = match trouble {
+            Trouble::Bad(bad) => bad,
+            Trouble::Gap => {
+                Bad::Damage(0, "records are missing before it: another journal ends too early")
+            }
             Trouble::Io(error) => {
                 return Err(StoreError::Unusable(format!("cannot read {file}: {error}")));
             }
-            Trouble::Bad(Bad::Newer(version)) => {
+        };
+        let error = match bad {
+            Bad::Newer(version) => {
                 return Err(StoreError::Unusable(format!(
                     "{file} was written by a newer mpp (format {version}); start that one, or \
                      name another directory with `server.state` or --state"
                 )));
             }
-            Trouble::Bad(Bad::Damage(offset, what)) => StoreError::Damaged {
+            Bad::Damage(offset, what) => StoreError::Damaged {
                 file,
                 offset,
                 what: format!(

@@ -2,7 +2,8 @@
 //!
 //! A piece is copied under the lock, so it is whole, but pieces are of different moments. Shelves
 //! and blocks hold states, which the journal behind the snapshot sets again in order. Counts and
-//! histories are changed by differences: each part says up to which record it has them.
+//! histories are changed by differences: each part says up to which record it has them. So a
+//! snapshot counts only once the journal behind it has come as far as its last piece.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use crate::frames::Head;
 pub(super) const END: u64 = u64::MAX;
 
 /// Pieces are gathered to frames of at least so many bytes.
-const FRAME_BYTES_LEAST: usize = 64 << 10;
+const FRAME_BYTES_LEAST: usize = if cfg!(test) { 256 } else { 64 << 10 };
 /// Group commits go on at this pace while a snapshot is written.
 const COMMIT_EVERY: Duration = Duration::from_millis(30);
 /// So much is written before it is made durable, so that no group commit waits behind all of it.
@@ -58,6 +59,8 @@ impl Writer {
             }
         } else {
             self.wants_snapshot = false;
+            let mut inner = self.shared.lock();
+            inner.has_gap = inner.lost;
         }
         written
     }
@@ -97,6 +100,11 @@ impl Writer {
             std::thread::sleep(REST);
         }
         file.frame(END, &frames.to_le_bytes())?;
+        // The last pieces know of changes that the journal behind the snapshot may not have yet.
+        self.commit();
+        if self.has_failed() {
+            return Err(journal_failed());
+        }
         self.snapshot_bytes = file.bytes();
         self.directory.finish_snapshot(file, self.number)?;
         self.scale = scale(self.snapshot_bytes, expected_bytes);

@@ -10,11 +10,11 @@ use crate::files::{Directory, Output};
 use crate::frames::Head;
 
 /// How often the thread thinks about a snapshot.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = pace(Duration::from_secs(1));
 /// After a failure the disk is tried again after this time, then after twice as long, and so on.
-const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_FIRST: Duration = pace(Duration::from_millis(500));
 /// But at least this often.
-const RETRY_MOST: Duration = Duration::from_secs(5);
+const RETRY_MOST: Duration = pace(Duration::from_secs(5));
 /// A journal below this is not worth a snapshot.
 const JOURNAL_BYTES_LEAST: u64 = 4 << 20;
 /// Files that are hollow by less than this are not worth one either.
@@ -24,9 +24,14 @@ const STOP_JOURNAL_BYTES: u64 = 8 << 20;
 /// Time between two snapshots that only save room.
 const HOLLOW_EVERY: Duration = Duration::from_secs(10);
 /// Time before the next snapshot after one failed while the journal can still be written.
-const SNAPSHOT_RETRY: Duration = Duration::from_mins(1);
+const SNAPSHOT_RETRY: Duration = pace(Duration::from_mins(1));
 /// A buffer above this is given back after a burst.
 const BUFFER_KEEP: usize = 4 << 20;
+
+/// Tests do not wait that long.
+const fn pace(real: Duration) -> Duration {
+    if cfg!(test) { Duration::from_millis(10) } else { real }
+}
 
 #[allow(clippy::struct_excessive_bools, reason = "independent facts about the files")]
 pub(super) struct Writer {
@@ -216,7 +221,7 @@ impl Writer {
         if !self.has_failed() {
             self.pause = RETRY_FIRST;
             let mut inner = self.shared.lock();
-            if !inner.lost {
+            if !inner.has_gap {
                 inner.trouble = None;
             }
         }
@@ -239,6 +244,11 @@ impl Writer {
 
     /// Whether a snapshot is due, and if so makes one.
     fn look(&mut self, stop: bool) {
+        if !self.has_failed() && self.journal.is_removed() {
+            // What is written goes nowhere, and what was written before may be gone as well.
+            self.shared.lock().lose();
+            self.fail(&io::Error::other("somebody has removed its files"));
+        }
         let saved_bytes = {
             let inner = self.shared.lock();
             self.wants_snapshot |= inner.lost;
@@ -254,7 +264,7 @@ impl Writer {
             let mut inner = self.shared.lock();
             inner.snapshots += 1;
             inner.snapshot_trouble = tried.as_ref().err().map(ToString::to_string);
-            if tried.is_ok() {
+            if !inner.has_gap && tried.is_ok() {
                 inner.trouble = None;
             }
         }
