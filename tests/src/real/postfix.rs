@@ -44,6 +44,11 @@ impl Postfix {
         &self.address
     }
 
+    /// The folder of main.cf and master.cf.
+    pub fn configuration(&self) -> PathBuf {
+        self.folder.path().join("etc")
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("mail.log")).unwrap_or_default()
