@@ -168,7 +168,7 @@ fn commands(text: &str) -> Vec<(&str, Vec<&str>)> {
         match (line.strip_prefix("$ "), commands.last_mut()) {
             (Some(command), _) => commands.push((command, Vec::new())),
             (None, Some((_, lines))) => lines.push(line),
-            (None, None) => panic!("output before any command: {line}"),
+            (None, None) => assert!(line.is_empty(), "output before any command: {line}"),
         }
     }
     commands
