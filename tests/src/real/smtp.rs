@@ -135,6 +135,12 @@ impl Smtp {
         }
     }
 
+    /// Whether the server has closed the connection.
+    pub fn is_closed(&mut self) -> bool {
+        let mut rest = String::new();
+        self.reader.read_line(&mut rest).is_ok_and(|length| length == 0)
+    }
+
     /// Begins a transaction: MAIL FROM.
     pub fn mail(&mut self, sender: &str) -> Reply {
         self.say(&format!("MAIL FROM:<{sender}>"))
