@@ -41,8 +41,8 @@ impl Daemon {
         daemon
     }
 
-    /// Replaces the configuration on disk; mpp is not told. A `[listen]` of its own replaces the
-    /// usual one.
+    /// Replaces the configuration on disk; mpp is not told. A `[server]` or `[listen]` of its own
+    /// replaces the usual one; its state must still be `state`.
     pub fn configure(&self, text: &str) {
         let listen = if text.contains("[listen]") {
             String::new()
@@ -50,7 +50,8 @@ impl Daemon {
             let (tcp, unix) = (&self.address, self.unix_address());
             format!("[listen]\npolicy = [\"{tcp}\", \"{unix}\"]\n\n")
         };
-        self.write("mpp.toml", &format!("[server]\nstate = \"state\"\n\n{listen}{text}"));
+        let server = if text.contains("[server]") { "" } else { "[server]\nstate = \"state\"\n\n" };
+        self.write("mpp.toml", &format!("{server}{listen}{text}"));
     }
 
     /// Writes a file beside the configuration.
