@@ -369,3 +369,23 @@ fn with_delay_reject_off_every_stage_is_answered() {
     let mut smtp = Smtp::connect(host.postfix.address());
     assert_eq!(smtp.say("XCLIENT ADDR=192.0.2.1 NAME=[UNAVAILABLE]").code, 554);
 }
+
+#[test]
+fn a_confined_postfix_finds_the_socket_in_its_queue_directory() {
+    // What `mpp postfix` prints for a socket in Postfix's usual queue directory.
+    let usual = Daemon::new(
+        MPP,
+        "127.0.0.1",
+        "[listen]\npolicy = [\"unix:/var/spool/postfix/private/mpp\"]\n",
+    );
+    let lines = usual.tell(&["postfix"]);
+    assert!(lines.contains("{ unix:private/mpp, "), "{lines}");
+    let address = mpp_tests::real::address();
+    let postfix = Postfix::start_chrooted(&address, &lines);
+    let socket = postfix.queue().join("private/mpp");
+    let text = format!("[listen]\npolicy = [\"unix:{}\"]\n{GREYLIST_1S}", socket.display());
+    let host = MailHost { mpp: Daemon::start(MPP, &address, &text), postfix };
+    let first = host.attempt(Who::at(DRONE), "a@sender.example", "bob@test.example");
+    assert_eq!(bare(&first), "450 4.7.1 Greylisted, try again in 1 s");
+    host.retry(Who::at(DRONE), "a@sender.example", "bob@test.example");
+}

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::policy::{Client, PORT};
-use super::{folder, is_alive, signal, until};
+use super::{folder, is_alive, show_if_failed, signal, until};
 
 /// An mpp with its configuration in a folder of its own. Killed when dropped.
 #[derive(Debug)]
@@ -212,6 +212,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        show_if_failed("mpp", &self.said());
         self.kill();
     }
 }
