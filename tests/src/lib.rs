@@ -9,9 +9,11 @@
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::missing_panics_doc,
     clippy::panic,
     clippy::unwrap_used,
     reason = "test code: what is not as expected ends the test"
 )]
 
+pub mod real;
 pub mod site;

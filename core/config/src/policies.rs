@@ -122,6 +122,7 @@ fn read_spare(reader: &mut Reader<'_>) -> Spare {
     Spare {
         clean: table.number("spare_clean", block::SPARE_CLEAN, 0.0) as f32,
         share: table.share("spare_share", block::SPARE_SHARE) as f32,
+        patience_ms: table.duration_ms("patience", block::PATIENCE),
     }
 }
 

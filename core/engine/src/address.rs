@@ -35,6 +35,33 @@ pub fn push_stable_sender(sender: &str, out: &mut String) {
     out.push_str(domain);
 }
 
+/// Whether a sender may hold anything that changes from message to message. Most do not, and are
+/// their own key.
+pub fn may_change(sender: &str) -> bool {
+    let (local, domain) = split(sender);
+    domain.is_empty() || local.bytes().any(|byte| byte.is_ascii_digit() || byte == b'=')
+}
+
+/// Appends the sender to `out` so that the senders of one mailing are one, and people are not: of
+/// an address that a machine made up what [`push_stable_sender`] keeps, else all of it but words of
+/// four digits and more.
+///
+/// The sender must be in lower case already.
+pub fn push_steady_sender(sender: &str, out: &mut String) {
+    let (local, domain) = split(sender);
+    if local.len() > PERSON_BYTES_MAX || local.contains('=') {
+        push_stable_local(local, out);
+    } else {
+        let is_number = |word: &str| word.len() >= 4 && word.bytes().all(|b| b.is_ascii_digit());
+        push_words(local, is_number, out);
+    }
+    out.push('@');
+    out.push_str(domain);
+}
+
+/// A longer local part with digits in it is no person's.
+const PERSON_BYTES_MAX: usize = 24;
+
 fn push_stable_local(local: &str, out: &mut String) {
     if let Some(rest) = local.strip_prefix("srs0").or_else(|| local.strip_prefix("srs1")) {
         // The separator behind SRS0 is `=`, `+` or `-`; then hash and time stamp, each to a `=`.
@@ -46,7 +73,7 @@ fn push_stable_local(local: &str, out: &mut String) {
         }
     }
     if let Some((_, user)) = local.strip_prefix("prvs=").and_then(|rest| rest.split_once('=')) {
-        return push_words(user, out);
+        return push_words(user, has_digit, out);
     }
     // A recipient encoded in the sender: `list+user=domain`, `bounce-user=domain`.
     let stem = match local.find('=') {
@@ -59,16 +86,20 @@ fn push_stable_local(local: &str, out: &mut String) {
         }
         None => local,
     };
-    push_words(stem, out);
+    push_words(stem, has_digit, out);
 }
 
-/// Copies words of letters, and puts `#` for each word that holds a digit.
-fn push_words(text: &str, out: &mut String) {
+fn has_digit(word: &str) -> bool {
+    word.bytes().any(|b| b.is_ascii_digit())
+}
+
+/// Copies words, and puts `#` for each that changes.
+fn push_words(text: &str, changes: impl Fn(&str) -> bool, out: &mut String) {
     let mut rest = text;
     while !rest.is_empty() {
         let end = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
         let (word, tail) = rest.split_at(end);
-        if word.bytes().any(|b| b.is_ascii_digit()) {
+        if changes(word) {
             out.push('#');
         } else {
             out.push_str(word);
@@ -113,6 +144,24 @@ mod tests {
             push_stable_sender(sender, &mut out);
             assert_eq!(out, stable, "{sender}");
         }
+    }
+
+    #[test]
+    fn people_are_told_apart_and_mailings_are_not() {
+        for (sender, steady) in [
+            ("anna12@x.example", "anna12@x.example"),
+            ("bob.smith.77@x.example", "bob.smith.77@x.example"),
+            ("bounce-2210-9938271@x.example", "bounce-#-#@x.example"),
+            ("offer-48105512@x.example", "offer-#@x.example"),
+            ("list+anna=our.example@x.example", "list+@x.example"),
+            ("010201997ab3-1c9d8e7f-aaaa-000000@x.example", "#-#-aaaa-#@x.example"),
+        ] {
+            let mut out = String::new();
+            push_steady_sender(sender, &mut out);
+            assert_eq!(out, steady, "{sender}");
+        }
+        assert!(!may_change("anna@x1.example"));
+        assert!(may_change("anna1@x.example") && may_change("a=b@x.example") && may_change(""));
     }
 
     #[test]

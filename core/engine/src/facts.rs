@@ -99,6 +99,8 @@ pub struct Facts<'a> {
     pub recipient_count: u32,
     /// Whether the same request was answered a moment ago.
     pub repeat: Repeat,
+    /// A recipient of this transaction was let through a moment ago.
+    pub has_accepted: bool,
     /// It is the first request seen of this connection.
     pub is_new_connection: bool,
     /// Client and network are ours or of a configured peer: never blocked.

@@ -35,6 +35,8 @@ pub struct Keys {
     pub sender: u64,
     /// The sender without what changes from message to message.
     pub stable_sender: u64,
+    /// The sender without what changes from message to message of one mailing; 0 if null.
+    pub steady_sender: u64,
     /// Its domain.
     pub sender_domain: u64,
     /// The recipient.
@@ -68,7 +70,7 @@ impl Keys {
             IdentityKind::Sender => self.sender,
             IdentityKind::SenderDomain => self.sender_domain,
             IdentityKind::PooledDomain => ring.pair(self.pool(), self.sender_domain),
-            IdentityKind::PooledSender => ring.pair(self.pool(), self.sender),
+            IdentityKind::PooledSender => ring.pair(self.pool(), self.steady_sender),
             IdentityKind::Helo => self.helo,
             IdentityKind::Recipient => self.recipient,
             IdentityKind::RecipientDomain => self.recipient_domain,
@@ -133,15 +135,26 @@ impl Keyring {
 
     /// All hashes of one transaction. Texts must be in lower case; `scratch` is overwritten.
     pub fn keys(self, of: &Parties<'_>, scratch: &mut String) -> Keys {
-        scratch.clear();
-        address::push_stable_sender(of.sender, scratch);
+        let sender = self.text(of.sender);
+        let (mut stable_sender, mut steady_sender) = (sender, sender);
+        if address::may_change(of.sender) {
+            scratch.clear();
+            address::push_stable_sender(of.sender, scratch);
+            stable_sender = self.text(scratch);
+            if sender != 0 {
+                scratch.clear();
+                address::push_steady_sender(of.sender, scratch);
+                steady_sender = self.text(scratch);
+            }
+        }
         Keys {
             client: self.address(of.client),
             network: self.network(self.network_of(of.client)),
             organisation: of.organisation.map_or(0, |name| self.text(name)),
             sasl_user: self.text(of.sasl_user),
-            sender: self.text(of.sender),
-            stable_sender: self.text(scratch),
+            sender,
+            stable_sender,
+            steady_sender,
             sender_domain: self.text(address::split(of.sender).1),
             recipient: self.text(of.recipient),
             recipient_domain: self.text(address::split(of.recipient).1),

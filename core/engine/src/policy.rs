@@ -31,13 +31,17 @@ pub struct Policy {
     pub unavailable: Option<Verdict>,
 }
 
-/// When an identity has a history good enough that no single fact blocks it.
+/// When an identity has a history good enough that no single fact blocks it, and who is let
+/// through although somebody else at the same host earned a block.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spare {
     /// So many clean messages at least.
     pub clean: f32,
     /// And at least this share of all that is known of it is clean.
     pub share: f32,
+    /// A sender of whom nothing bad is known is let through once it has tried for so long, in
+    /// milliseconds.
+    pub patience_ms: u64,
 }
 
 /// What a policy is for. All that is given must fit; of a list one entry must.

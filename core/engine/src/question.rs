@@ -59,7 +59,8 @@ pub enum IdentityKind {
     SenderDomain,
     /// The envelope sender's domain, within one sender identity (a pool) only.
     PooledDomain,
-    /// The envelope sender, within one sender identity (a pool) only.
+    /// The envelope sender, within one sender identity (a pool) only; the senders of one mailing
+    /// are one.
     PooledSender,
     /// The HELO name.
     Helo,

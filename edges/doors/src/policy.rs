@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::hash::{DefaultHasher, Hasher as _};
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -102,7 +103,7 @@ pub struct Door {
 impl Door {
     /// Serves a connection until the peer closes it or sends what is no request.
     pub async fn serve(self, mut io: Connection, peer: Option<IpAddr>) {
-        let mut session = Session { door: self, peer, last_instance: 0 };
+        let mut session = Session::new(self, peer);
         // An error is a reset or the like, which is how many peers end a connection.
         if let Ok(Some(end)) = session.run(&mut io).await {
             let from = peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
@@ -118,7 +119,7 @@ pub struct Replay(Session);
 impl Replay {
     /// Begins one.
     pub fn new(door: Door) -> Self {
-        Self(Session { door, peer: None, last_instance: 0 })
+        Self(Session::new(door, None))
     }
 
     /// The answer to a request, its `action=` and line ends left out.
@@ -144,10 +145,16 @@ impl std::fmt::Debug for Replay {
 struct Session {
     door: Door,
     peer: Option<IpAddr>,
+    /// The transaction under way: the hash of its name, and what the hub calls it.
+    last_tie: u64,
     last_instance: u64,
 }
 
 impl Session {
+    fn new(door: Door, peer: Option<IpAddr>) -> Self {
+        Self { door, peer, last_tie: 0, last_instance: 0 }
+    }
+
     /// Answers until the peer closes; returns what was wrong if something was.
     async fn run(&mut self, io: &mut Connection) -> io::Result<Option<String>> {
         let mut decoder = Decoder::default();
@@ -211,11 +218,14 @@ impl Session {
     ) -> Result<(), Malformed> {
         match request.request {
             b"smtpd_access_policy" => {
-                let judged = self.door.hub.judge(asked, &mut table.desk).await;
-                if judged.instance != self.last_instance {
+                let tie = tie(asked.instance);
+                if tie != self.last_tie {
+                    // Before the new one is judged: what the last one gives back is free for it.
                     self.door.hub.leave(self.last_instance);
-                    self.last_instance = judged.instance;
+                    self.last_tie = tie;
                 }
+                let judged = self.door.hub.judge(asked, &mut table.desk).await;
+                self.last_instance = judged.instance;
                 table.text.clear();
                 spell(&judged, &table.desk.reply, &mut table.text);
                 push_answer(&table.text, &mut table.out);
@@ -245,6 +255,13 @@ impl Session {
         let live = self.door.hub.live();
         self.peer.is_none_or(|peer| live.configuration.networks.trusted.contains(peer))
     }
+}
+
+/// Tells transactions apart without keeping their names.
+fn tie(instance: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(instance.as_bytes());
+    hasher.finish()
 }
 
 /// Milliseconds of `seconds[.decimals]`.

@@ -176,6 +176,7 @@ impl Hub {
             let mut transactions = self.transactions();
             facts.repeat = transactions.repeat(ties.request, now_ms);
             facts.reserved = transactions.reserved(ties.instance);
+            facts.has_accepted = transactions.repeat(ties.transaction, now_ms) != Repeat::No;
             facts.is_new_connection = transactions.repeat(ties.connection, now_ms) == Repeat::No;
             if facts.is_new_connection {
                 transactions.answered(ties.connection, true, now_ms);
@@ -318,6 +319,9 @@ impl Hub {
     ) {
         let mut transactions = self.transactions();
         transactions.answered(ties.request, passes, now_ms);
+        if passes && facts.stage == Stage::Rcpt {
+            transactions.answered(ties.transaction, true, now_ms);
+        }
         let mut back = Vec::new();
         if facts.stage == Stage::EndOfMessage {
             transactions.asks_at_end(ties.context);
@@ -397,6 +401,8 @@ struct Ties {
     request: u64,
     /// The transaction; 0 without one.
     instance: u64,
+    /// That a recipient of it was let through; 0 without one.
+    transaction: u64,
     /// The client's connection; 0 if not known.
     connection: u64,
     /// The listener that asks.
@@ -415,7 +421,8 @@ impl Ties {
         } else {
             ring.pair(facts.keys.client, 0x10_0000 + u64::from(facts.client_port))
         };
-        Self { request: ring.pair(instance, place), instance, connection, context }
+        let transaction = ring.pair(instance, 0x20_0000);
+        Self { request: ring.pair(instance, place), instance, transaction, connection, context }
     }
 }
 
@@ -470,6 +477,7 @@ pub(crate) fn facts<'a>(
         size_bytes: asked.size_bytes,
         recipient_count: asked.recipient_count,
         repeat: Repeat::No,
+        has_accepted: false,
         is_new_connection: false,
         is_spared: is_local || configuration.networks.trusted.contains(client),
         reserved: Reserved::default(),

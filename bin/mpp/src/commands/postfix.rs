@@ -35,13 +35,17 @@ fn service(address: &str) -> String {
     }
 }
 
-/// The three lines that `serve` prints.
+/// The three lines that `serve` prints. None begins with a space: main.cf would take it for the
+/// rest of the line before.
 pub(crate) fn short_lines(address: &str) -> String {
     let service = service(address);
     format!(
-        "  smtpd_recipient_restrictions = permit_mynetworks, reject_unauth_destination,\n    \
-         check_policy_service {{ {service}, timeout=10s, default_action=DUNNO }}\n  \
-         smtpd_end_of_data_restrictions = check_policy_service {{ {service}, timeout=10s, default_action=DUNNO }}"
+        "smtpd_relay_restrictions = permit_mynetworks, permit_sasl_authenticated, \
+         reject_unauth_destination\n\
+         smtpd_recipient_restrictions = \
+         check_policy_service {{ {service}, timeout=10s, default_action=DUNNO }}\n\
+         smtpd_end_of_data_restrictions = \
+         check_policy_service {{ {service}, timeout=10s, default_action=DUNNO }}"
     )
 }
 

@@ -11,13 +11,14 @@ use mpp_doors::listen::{Connection, Listener, Place, Places};
 use mpp_doors::policy::{self, Door};
 use mpp_hub::Hub;
 use mpp_hub::clock::VirtualClock;
+use mpp_hub::log::DecisionLog;
 use mpp_hub::statistics::Statistics;
 use mpp_stores::embedded::EmbeddedStore;
 use mpp_wire::policy::Request;
 use serde_json::Value;
 
 use super::{Failure, state};
-use crate::{load, print};
+use crate::{load, print, wiring};
 
 /// Keys of a replay are made with a fixed seed, so that it repeats to the bit.
 const SEED: u64 = 0x6d70_7021;
@@ -44,6 +45,9 @@ pub(crate) struct Replay {
     /// The configuration; without one, the defaults
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Keep the decision log in this directory, for `mpp explain --state DIR ID`
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
@@ -53,11 +57,18 @@ impl Replay {
     pub(crate) fn run(&self) -> Result<(), Failure> {
         let loaded = load::load(self.config.as_deref(), SEED).map_err(Failure)?;
         let clock = Arc::new(VirtualClock::default());
+        let log = match &self.state {
+            Some(state) => {
+                let bytes_max = loaded.configuration.server.log_bytes_max;
+                Some(DecisionLog::open(&state.join(wiring::LOG), bytes_max)?)
+            }
+            None => None,
+        };
         let hub = Arc::new(Hub::new(
             EmbeddedStore::in_memory(SEED),
             Arc::<VirtualClock>::clone(&clock),
             loaded.configuration,
-            None,
+            log,
             Statistics::default(),
         ));
         let door = Door { hub: Arc::clone(&hub), virtual_clock: Some(clock) };

@@ -5,10 +5,10 @@
 //! the one sender: never the pool.
 
 use super::Context;
-use crate::decide::{Pause, Round, Value, identity_key};
+use crate::decide::{Pause, Round, Value};
 use crate::facts::{Direction, Facts};
 use crate::policy::Spare;
-use crate::question::{BlockReason, Effect, History, IdentityKind, Key, NewBlock, Subject};
+use crate::question::{BlockReason, Effect, History, IdentityKind, NewBlock, Subject};
 use mpp_settings::{Kind as ValueKind, Reader, form};
 
 /// How long a block holds: its settings.
@@ -29,67 +29,133 @@ impl Term {
     }
 }
 
-/// The identity of a kind, if the history of all that stands behind it allows to block it; else a
-/// narrower one. Nothing if there is nobody to blame.
-pub(super) fn culprit(
+/// Whom a fact is blamed on: nobody, or one identity and perhaps wider ones around it.
+pub(super) type Culprits = [Option<IdentityKind>; 3];
+
+/// Whom to blame where a rule wants to block identities of a kind: that kind if the history of all
+/// who stand behind it allows it, else a narrower one, and nobody if the sender itself has always
+/// been good. Where an organisation or a network of servers has shown itself bad as a whole, it is
+/// blamed as well, so that a spammer with many hosts is not met host by host.
+pub(super) fn culprits(
     facts: &Facts<'_>,
     wanted: IdentityKind,
     round: &mut Round<'_>,
-) -> Result<Option<IdentityKind>, Pause> {
-    if facts.direction == Direction::Outbound {
-        return Ok((facts.keys.of(wanted, round.ring) != 0).then_some(wanted));
-    }
-    let is_client =
-        matches!(wanted, IdentityKind::Client | IdentityKind::Network | IdentityKind::Organisation);
-    if facts.is_spared && is_client {
-        return Ok(None);
-    }
-    let mut of = |kind: IdentityKind| {
-        let hash = facts.keys.of(kind, round.ring);
-        let key = if hash == 0 { Key(0) } else { identity_key(round.ring, facts.direction, hash) };
-        round.history(key)
-    };
-    let (own, organisation, domain, sender) = (
-        of(IdentityKind::Client),
-        of(IdentityKind::Organisation),
-        of(IdentityKind::PooledDomain),
-        of(IdentityKind::PooledSender),
-    );
-    let (own, organisation, domain, sender) = (own?, organisation?, domain?, sender?);
-    let spare = round.policy.spare;
+) -> Result<Culprits, Pause> {
     let has = |kind: IdentityKind| facts.keys.of(kind, round.ring) != 0;
-    if !is_client {
-        return Ok(has(wanted).then_some(wanted));
+    let (has_wanted, has_organisation) = (has(wanted), has(IdentityKind::Organisation));
+    let only = |kind: IdentityKind| [Some(kind), None, None];
+    if facts.direction == Direction::Outbound || !is_host(wanted) {
+        return Ok(if has_wanted { only(wanted) } else { Culprits::default() });
     }
-    if !is_good(own, spare) && !is_good(organisation, spare) {
-        return Ok(has(wanted).then_some(wanted));
+    if facts.is_spared {
+        return Ok(Culprits::default());
     }
-    let narrower = [(IdentityKind::PooledDomain, domain), (IdentityKind::PooledSender, sender)];
-    let found = narrower
-        .into_iter()
-        .find(|(kind, history)| has(*kind) && !is_good(*history, spare))
-        .map(|(kind, _)| kind);
-    round.remark("spared", Value::Word(wanted.name()));
-    Ok(found)
+    let known = Known::ask(facts, round)?;
+    let spare = round.policy.spare;
+    if is_good(known.sender, Spare { share: spare.share.max(SENDER_SHARE), ..spare }) {
+        round.remark("spared", Value::Word("pooled_sender"));
+        return Ok(Culprits::default());
+    }
+    if is_good(known.own, spare) || is_good(known.organisation, spare) {
+        round.remark("spared", Value::Word(wanted.name()));
+        let has = |kind: IdentityKind| facts.keys.of(kind, round.ring) != 0;
+        return Ok(if has(IdentityKind::PooledDomain) && !is_good(known.domain, spare) {
+            only(IdentityKind::PooledDomain)
+        } else if has(IdentityKind::PooledSender) {
+            only(IdentityKind::PooledSender)
+        } else {
+            Culprits::default()
+        });
+    }
+    let organisation = has_organisation && against(known.organisation) >= ORGANISATION_BAD;
+    // Neighbours on customer lines have nothing in common; servers in one network may.
+    let network = has_organisation
+        && against(known.network) >= NETWORK_BAD
+        && known.network.clean < against(known.network);
+    Ok([
+        has_wanted.then_some(wanted),
+        organisation.then_some(IdentityKind::Organisation),
+        network.then_some(IdentityKind::Network),
+    ])
+}
+
+/// A sender is spared by its own history only if so much of it is clean.
+const SENDER_SHARE: f32 = 0.8;
+/// So much must be known against an organisation before one more fact blocks all of it.
+const ORGANISATION_BAD: f32 = 2.0;
+/// The same for a network of servers.
+const NETWORK_BAD: f32 = 5.0;
+
+/// What is known of all who may stand behind a transaction.
+struct Known {
+    own: History,
+    organisation: History,
+    network: History,
+    domain: History,
+    sender: History,
+}
+
+impl Known {
+    fn ask(facts: &Facts<'_>, round: &mut Round<'_>) -> Result<Self, Pause> {
+        let mut of = |kind: IdentityKind| {
+            let key = round.identity(facts, kind);
+            round.history(key)
+        };
+        let (own, organisation, network, domain, sender) = (
+            of(IdentityKind::Client),
+            of(IdentityKind::Organisation),
+            of(IdentityKind::Network),
+            of(IdentityKind::PooledDomain),
+            of(IdentityKind::PooledSender),
+        );
+        Ok(Self {
+            own: own?,
+            organisation: organisation?,
+            network: network?,
+            domain: domain?,
+            sender: sender?,
+        })
+    }
+}
+
+/// Whether a kind of identity is a host or hosts, behind whom others may stand.
+pub(super) fn is_host(kind: IdentityKind) -> bool {
+    matches!(kind, IdentityKind::Client | IdentityKind::Network | IdentityKind::Organisation)
+}
+
+/// What is known against somebody.
+pub(super) fn against(history: History) -> f32 {
+    history.spam + history.bad
 }
 
 /// Whether a history is good enough to be spared for.
 pub(super) fn is_good(history: History, spare: Spare) -> bool {
-    let all = history.clean + history.spam + history.bad;
+    let all = history.clean + against(history);
     history.clean >= spare.clean && history.clean >= spare.share * all
 }
 
-/// Blocks the culprit.
+/// Blocks the culprits.
 pub(super) fn block(
     facts: &Facts<'_>,
-    kind: IdentityKind,
+    culprits: Culprits,
     (reason, term): (BlockReason, Term),
     round: &mut Round<'_>,
 ) {
-    let key = identity_key(round.ring, facts.direction, facts.keys.of(kind, round.ring));
-    let Term { for_ms, grow, up_to_ms } = term;
-    let subject = subject(facts, kind, round);
-    round.effect(Effect::Block(NewBlock { kind, key, subject, reason, for_ms, grow, up_to_ms }));
+    for kind in culprits.into_iter().flatten() {
+        round.remark("block", Value::Word(kind.name()));
+        let key = round.identity(facts, kind);
+        let Term { for_ms, grow, up_to_ms } = term;
+        let subject = subject(facts, kind, round);
+        round.effect(Effect::Block(NewBlock {
+            kind,
+            key,
+            subject,
+            reason,
+            for_ms,
+            grow,
+            up_to_ms,
+        }));
+    }
 }
 
 fn subject(facts: &Facts<'_>, kind: IdentityKind, round: &Round<'_>) -> Subject {

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use mpp_settings::Reader;
 
-use super::{Check, Kind};
+use super::{Check, Kind, blame, greylist};
 use crate::decide::{Event, Pause, Round, Value, identity_key};
 use crate::facts::{Direction, Facts, Stage};
-use crate::question::{Block, Effect, IdentityKind, Lesson};
+use crate::policy::Spare;
+use crate::question::{Block, BlockReason, Effect, History, IdentityKind, Key, Lesson, Shelf};
 use crate::verdict::{Action, Cause, Numbers, Verdict};
 
 /// The check as data.
@@ -60,6 +61,7 @@ impl Blocks {
         // Read by `crate::compile` for the whole policy; named here so that they are known.
         table.number("spare_clean", SPARE_CLEAN, 0.0);
         table.share("spare_share", SPARE_SHARE);
+        table.duration_ms("patience", PATIENCE);
         Self { hang_up }
     }
 }
@@ -68,34 +70,52 @@ impl Blocks {
 pub const SPARE_CLEAN: f64 = 5.0;
 /// Default of `spare_share`.
 pub const SPARE_SHARE: &str = "60%";
+/// Default of `patience`.
+pub const PATIENCE: &str = "16h";
 
-/// The block that holds for a transaction, if any: the one that ends last.
+/// A first try during a block is remembered for so long at least, in milliseconds.
+const KEEP_LEAST_MS: u64 = 2 * 86_400_000;
+
+/// A sender with so much clean mail, and next to nothing else, is not held responsible for others
+/// at its host.
+const INNOCENT_CLEAN: f32 = 2.0;
+const INNOCENT_SHARE: f32 = 0.9;
+
+/// The block that a transaction is refused for, if any: the one that ends last.
+///
+/// A block of a host, of an organisation or of a domain at a host may have been earned by others. It
+/// does not hold for whom our user wrote to first, for a sender who is known to be good, and for one
+/// of whom nothing bad is known and who has tried for `patience`: a real mail server does not lose
+/// mail to somebody else's block. Blocks by hand hold for all.
 ///
 /// # Errors
 /// As [`Round::blocked`].
-pub fn standing(
+pub fn refusing(
     facts: &Facts<'_>,
     round: &mut Round<'_>,
 ) -> Result<Option<(IdentityKind, Block)>, Pause> {
-    if round.is_allowed() {
+    // Who was let through at RCPT in spite of a block is not refused for it when the message is there.
+    let was_judged = facts.direction == Direction::Inbound && facts.has_accepted;
+    if round.is_allowed() || (was_judged && facts.stage != Stage::Rcpt) {
         return Ok(None);
     }
+    let innocence = innocence(facts, round);
     let kinds: &[IdentityKind] = match facts.direction {
         Direction::Inbound => &INBOUND,
         Direction::Outbound => &OUTBOUND,
     };
     let mut longest: Option<(IdentityKind, Block)> = None;
+    let mut spared = None;
     let mut pause = None;
     for &kind in kinds {
         let hash = facts.keys.of(kind, round.ring);
-        let is_client = matches!(
-            kind,
-            IdentityKind::Client | IdentityKind::Network | IdentityKind::Organisation
-        );
-        if hash == 0 || (is_client && facts.is_spared) {
+        if hash == 0 || (blame::is_host(kind) && facts.is_spared) {
             continue;
         }
         match round.blocked(kind, identity_key(round.ring, facts.direction, hash)) {
+            Ok(Some(block)) if may_be_anothers(kind, block) && matches!(innocence, Ok(Some(_))) => {
+                spared = Some(kind);
+            }
             Ok(Some(block)) if longest.is_none_or(|(_, other)| block.until_ms > other.until_ms) => {
                 longest = Some((kind, block));
             }
@@ -104,14 +124,75 @@ pub fn standing(
         }
     }
     match (longest, pause) {
-        (None, Some(pause)) => Err(pause),
-        (longest, _) => Ok(longest),
+        (None, Some(pause)) => return Err(pause),
+        (Some((kind, block)), _) if may_be_anothers(kind, block) => drop(innocence?),
+        (None, None) => {
+            if let (Some(kind), Ok(Some(why))) = (spared, innocence) {
+                round.remark("spared", Value::Word(kind.name()));
+                round.remark("since", Value::Word(why));
+            }
+        }
+        (Some(_), _) => {}
     }
+    Ok(longest)
+}
+
+/// Whether somebody else may have earned a block.
+fn may_be_anothers(kind: IdentityKind, block: Block) -> bool {
+    block.reason != BlockReason::Manual
+        && (blame::is_host(kind) || kind == IdentityKind::PooledDomain)
+}
+
+/// How long a sender has to try, in milliseconds; for ever if it is bad itself. A single bad fact
+/// may be a slip, or the scanner's.
+fn patience_ms(known: History, spare: Spare) -> Option<u64> {
+    match blame::against(known) {
+        0.0..0.5 => Some(spare.patience_ms),
+        0.5..1.5 => Some(spare.patience_ms.saturating_mul(2).max(SLIP_PATIENCE_MS)),
+        _ => None,
+    }
+}
+
+/// After a bad fact patience is no less than this.
+const SLIP_PATIENCE_MS: u64 = 6 * 3_600_000;
+
+/// Why a transaction is not refused for what others at its host did, if so.
+fn innocence(facts: &Facts<'_>, round: &mut Round<'_>) -> Result<Option<&'static str>, Pause> {
+    if facts.direction == Direction::Outbound || facts.stage != Stage::Rcpt {
+        return Ok(None);
+    }
+    let sender = round.identity(facts, IdentityKind::PooledSender);
+    let triplet = greylist::triplet_key(facts, round.ring);
+    let (known, tried, written) = (
+        round.history(sender),
+        round.since(Shelf::Greylisted, triplet),
+        greylist::written_to(facts, round),
+    );
+    let (known, tried, written) = (known?, tried?, written?);
+    let all = known.clean + blame::against(known);
+    Ok(if written.is_some() {
+        Some("written-to")
+    } else if known.clean >= INNOCENT_CLEAN && known.clean >= INNOCENT_SHARE * all {
+        Some("good-sender")
+    } else if tried.is_some_and(|first| {
+        let age_ms = round.now_ms.saturating_sub(first.at_ms);
+        patience_ms(known, round.policy.spare).is_some_and(|least_ms| age_ms >= least_ms)
+    }) {
+        Some("patient")
+    } else {
+        None
+    })
 }
 
 impl Check for Blocks {
     fn judge(&self, facts: &Facts<'_>, round: &mut Round<'_>) -> Result<Option<Verdict>, Pause> {
-        let Some((kind, block)) = standing(facts, round)? else { return Ok(None) };
+        let Some((kind, block)) = refusing(facts, round)? else { return Ok(None) };
+        if facts.stage == Stage::Rcpt && may_be_anothers(kind, block) {
+            // Who keeps trying shows patience; greylisting takes it for the first try as well.
+            let key = greylist::triplet_key(facts, round.ring);
+            let keep_ms = round.policy.spare.patience_ms.saturating_mul(2).max(KEEP_LEAST_MS);
+            round.effect(Effect::Remember { shelf: Shelf::Greylisted, key, keep_ms, again: false });
+        }
         round.remark("identity", Value::Word(kind.name()));
         round.remark("for", Value::Word(block.reason.name()));
         round.remark("until", Value::Number(block.until_ms / 1000));
@@ -122,7 +203,9 @@ impl Check for Blocks {
         Ok(Some(Verdict { action, cause: Cause::Blocked, numbers }))
     }
 
-    /// Every fact enters the histories of the identities it counts for.
+    /// Every fact enters the histories of the identities it counts for. What is known of a host is
+    /// a matter of how many senders there are good or bad, not of how busy one of them is: each
+    /// further fact of one sender weighs less for those around it.
     fn learn(&self, facts: &Facts<'_>, event: Event, round: &mut Round<'_>) -> Result<(), Pause> {
         let lesson = match event {
             Event::Clean => Lesson::Clean,
@@ -134,17 +217,22 @@ impl Check for Blocks {
         let kinds: &[IdentityKind] = match facts.direction {
             Direction::Inbound => &[
                 IdentityKind::Client,
+                IdentityKind::Network,
                 IdentityKind::Organisation,
                 IdentityKind::PooledDomain,
                 IdentityKind::PooledSender,
             ],
             Direction::Outbound => &[IdentityKind::SaslUser],
         };
+        let sender = round.identity(facts, IdentityKind::PooledSender);
+        let before = round.history(sender)?;
+        let same = if lesson == Lesson::Clean { before.clean } else { blame::against(before) };
         for &kind in kinds {
-            let hash = facts.keys.of(kind, round.ring);
-            if hash != 0 {
-                let key = identity_key(round.ring, facts.direction, hash);
-                round.effect(Effect::Observe { key, lesson, weight: 1.0 });
+            let key = round.identity(facts, kind);
+            if key != Key(0) {
+                let is_own = matches!(kind, IdentityKind::PooledSender | IdentityKind::SaslUser);
+                let weight = if is_own { 1.0 } else { 1.0 / (1.0 + same) };
+                round.effect(Effect::Observe { key, lesson, weight });
             }
         }
         Ok(())

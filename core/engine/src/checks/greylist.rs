@@ -5,8 +5,8 @@
 //! mailbox provider's pool is the retry, else the /24 or /64. Whoever came back once in time is
 //! done with greylisting for `memory`.
 //!
-//! Clients that look like a customer's line rather than a mail server (no verified name, or one
-//! that spells the address) wait `line_delay`: bots that retry at all rarely do so for long, and
+//! Clients that look like a customer's line rather than a mail server (a name that spells the
+//! address, or no name and a HELO that is none) wait `line_delay`, doubtful ones a third of it: bots that retry at all rarely do so for long, and
 //! meanwhile traps and scanners may tell of them.
 //!
 //! Local networks and authenticated users are outbound and never come here; nor do people to whom
@@ -16,10 +16,13 @@ use std::sync::Arc;
 
 use mpp_settings::Reader;
 
+use super::recipient::Lists;
 use super::{Check, Context, Kind, blame};
+use crate::address;
 use crate::decide::{Event, Pause, Round, Value};
 use crate::facts::{Direction, Facts, Repeat, Stage};
 use crate::identity::Keyring;
+use crate::network;
 use crate::question::{Effect, IdentityKind, Key, Moment, Note, Shelf};
 use crate::verdict::{Action, Cause, Numbers, Verdict};
 
@@ -45,10 +48,11 @@ struct Greylist {
     memory_ms: u64,
     correspondents_ms: u64,
     trusts_history: bool,
+    lists: Arc<Lists>,
 }
 
 impl Greylist {
-    fn read(table: &mut Reader<'_>, _: &Context<'_>) -> Self {
+    fn read(table: &mut Reader<'_>, context: &Context<'_>) -> Self {
         let delay_ms = table.duration_ms("delay", "1m");
         let has_line_delay = table.value("line_delay").is_some();
         let line_delay_ms = table.duration_ms("line_delay", "10m");
@@ -64,11 +68,50 @@ impl Greylist {
             memory_ms: table.duration_ms("memory", "35d"),
             correspondents_ms: table.duration_ms("correspondents", "90d"),
             trusts_history: table.flag("trust_history", true),
+            lists: Arc::clone(context.recipients),
         }
     }
 
     fn delay_ms(&self, facts: &Facts<'_>) -> u64 {
-        if facts.keys.organisation == 0 { self.line_delay_ms } else { self.delay_ms }
+        match Looks::of(facts) {
+            Looks::Server => self.delay_ms,
+            Looks::Doubtful => self.delay_ms.max(self.line_delay_ms / 3),
+            Looks::Line => self.line_delay_ms,
+        }
+    }
+}
+
+/// What a client looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looks {
+    /// A name that leads back to the address and does not spell it; or no name, but a HELO that
+    /// fits the sender's organisation or the address's own name.
+    Server,
+    /// Neither.
+    Doubtful,
+    /// A name that spells the address, or none and a HELO that is no name.
+    Line,
+}
+
+impl Looks {
+    fn of(facts: &Facts<'_>) -> Self {
+        if facts.keys.organisation != 0 {
+            return Self::Server;
+        }
+        let (helo, reverse) = (facts.helo, facts.reverse_name);
+        let is_line = |name: &str| network::is_line_name(name, facts.client);
+        let no_name = helo.starts_with('[') || !helo.contains('.');
+        // A verified name that is no organisation's spells the address.
+        if !facts.client_name.is_empty() || is_line(reverse) || no_name || is_line(helo) {
+            return Self::Line;
+        }
+        let own = psl::domain_str(helo);
+        let sender = psl::domain_str(address::split(facts.sender).1);
+        if own.is_some() && (own == sender || own == psl::domain_str(reverse)) {
+            Self::Server
+        } else {
+            Self::Doubtful
+        }
     }
 }
 
@@ -84,8 +127,23 @@ pub fn prover_key(facts: &Facts<'_>, ring: Keyring) -> Key {
 }
 
 /// The key of mail between one of our users and somebody outside.
-fn correspondent_key(round: &Round<'_>, ours: u64, theirs: u64) -> Key {
-    round.ring.key(CORRESPONDENT_SPACE, round.ring.pair(ours, theirs))
+fn correspondent_key(ring: Keyring, ours: u64, theirs: u64) -> Key {
+    ring.key(CORRESPONDENT_SPACE, ring.pair(ours, theirs))
+}
+
+/// When the recipient last wrote to the sender.
+///
+/// # Errors
+/// As [`Round::since`].
+pub(super) fn written_to(
+    facts: &Facts<'_>,
+    round: &mut Round<'_>,
+) -> Result<Option<Moment>, Pause> {
+    if facts.is_null_sender() {
+        return Ok(None);
+    }
+    let key = correspondent_key(round.ring, facts.keys.recipient, facts.keys.sender);
+    round.since(Shelf::Correspondent, key)
 }
 
 impl Check for Greylist {
@@ -103,15 +161,10 @@ impl Check for Greylist {
         let (prover, triplet) = (prover_key(facts, round.ring), triplet_key(facts, round.ring));
         let own = round.identity(facts, IdentityKind::Client);
         let organisation = round.identity(facts, IdentityKind::Organisation);
-        let correspondent = correspondent_key(round, facts.keys.recipient, facts.keys.sender);
         let (proven, tried, written, own, organisation) = (
             round.since(Shelf::Proven, prover),
             round.since(Shelf::Greylisted, triplet),
-            if facts.is_null_sender() {
-                Ok(None)
-            } else {
-                round.since(Shelf::Correspondent, correspondent)
-            },
+            written_to(facts, round),
             if self.trusts_history { round.history(own) } else { round.history(Key(0)) },
             if self.trusts_history { round.history(organisation) } else { round.history(Key(0)) },
         );
@@ -199,12 +252,18 @@ impl Greylist {
         }
     }
 
-    /// Our user writes to somebody: the answer will not wait.
+    /// Our user writes to somebody: the answer will not wait. Not so among ourselves: whoever forges
+    /// one of our users would be exempt.
     fn note_correspondent(&self, facts: &Facts<'_>, round: &mut Round<'_>) {
-        if facts.is_null_sender() || self.correspondents_ms == 0 {
+        let keys = &facts.keys;
+        if facts.is_null_sender()
+            || self.correspondents_ms == 0
+            || keys.sender_domain == keys.recipient_domain
+            || self.lists.covers(keys.recipient_domain)
+        {
             return;
         }
-        let key = correspondent_key(round, facts.keys.sender, facts.keys.recipient);
+        let key = correspondent_key(round.ring, facts.keys.sender, facts.keys.recipient);
         let keep_ms = self.correspondents_ms;
         round.effect(Effect::Remember { shelf: Shelf::Correspondent, key, keep_ms, again: true });
     }

@@ -92,6 +92,11 @@ impl Lists {
         self.domains.is_empty()
     }
 
+    /// Whether a domain, by its hash, is one of ours.
+    pub fn covers(&self, domain: u64) -> bool {
+        self.domains.contains(&domain)
+    }
+
     /// What the lists say of a recipient.
     pub fn standing(&self, facts: &Facts<'_>, ring: Keyring) -> Standing {
         let keys = &facts.keys;
@@ -175,18 +180,15 @@ impl Check for Recipient {
             return Ok(());
         }
         let key = round.ring.key(self.space, facts.keys.client);
-        let (counted, culprit) = (
+        let (counted, culprits) = (
             round.count(key, self.harvest_per_ms, 1),
-            blame::culprit(facts, IdentityKind::Client, round),
+            blame::culprits(facts, IdentityKind::Client, round),
         );
-        let (counted, culprit) = (counted?, culprit?);
+        let (counted, culprits) = (counted?, culprits?);
         round.remark("unknown", Value::Number(counted.used));
         round.remark("limit", Value::Number(self.harvest_limit));
-        if counted.used > self.harvest_limit
-            && let Some(kind) = culprit
-        {
-            round.remark("block", Value::Word(kind.name()));
-            blame::block(facts, kind, (BlockReason::Harvest, self.term), round);
+        if counted.used > self.harvest_limit {
+            blame::block(facts, culprits, (BlockReason::Harvest, self.term), round);
         }
         Ok(())
     }

@@ -397,16 +397,14 @@ impl Rule {
             round.remark("would", Value::Word("block"));
             return Ok(());
         }
-        if let Some(kind) = blame::culprit(facts, self.key, round)? {
-            round.remark("block", Value::Word(kind.name()));
-            let reason = match self.limit {
-                Limit::SpamShare { .. } | Limit::Count(What::Spam, _) => BlockReason::SpamShare,
-                Limit::Count(What::Traps, _) => BlockReason::Trap,
-                Limit::Count(What::UnknownRecipients, _) => BlockReason::Harvest,
-                Limit::Count(..) => BlockReason::Rate,
-            };
-            blame::block(facts, kind, (reason, term), round);
-        }
+        let culprits = blame::culprits(facts, self.key, round)?;
+        let reason = match self.limit {
+            Limit::SpamShare { .. } | Limit::Count(What::Spam, _) => BlockReason::SpamShare,
+            Limit::Count(What::Traps, _) => BlockReason::Trap,
+            Limit::Count(What::UnknownRecipients, _) => BlockReason::Harvest,
+            Limit::Count(..) => BlockReason::Rate,
+        };
+        blame::block(facts, culprits, (reason, term), round);
         Ok(())
     }
 }

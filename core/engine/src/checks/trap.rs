@@ -84,7 +84,7 @@ impl Check for Trap {
         }
         round.remark("hit", Value::Word("yes"));
         // Who is blocked gets the one answer for everything, and learns nothing from it.
-        if round.policy.enforces_blocks && block::standing(facts, round)?.is_some() {
+        if round.policy.enforces_blocks && block::refusing(facts, round)?.is_some() {
             return Ok(None);
         }
         Ok(Some(Verdict::new(Action::Reject, Cause::Trap)))
@@ -95,11 +95,8 @@ impl Check for Trap {
         if event != Event::TrapHit || facts.is_null_sender() {
             return Ok(());
         }
-        if let Some(kind) = blame::culprit(facts, IdentityKind::Client, round)? {
-            round.remark("block", Value::Word(kind.name()));
-            round.remark("first", Value::Period(self.term.for_ms));
-            blame::block(facts, kind, (BlockReason::Trap, self.term), round);
-        }
+        let culprits = blame::culprits(facts, IdentityKind::Client, round)?;
+        blame::block(facts, culprits, (BlockReason::Trap, self.term), round);
         Ok(())
     }
 }

@@ -1,0 +1,71 @@
+//! Real servers for tests: Postfix and mpp itself, each in a folder and on an address of its own,
+//! and the clients that talk to them. Nothing here knows what a test is about.
+
+pub mod auth;
+pub mod daemon;
+pub mod mail_host;
+pub mod policy;
+pub mod postfix;
+pub mod smtp;
+
+use std::fs::Permissions;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// How long a test waits for what must happen. Generous: the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Looks again and again until there is something to see.
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < end, "within {PATIENCE:?} there was no: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// An empty folder that every user can enter, as Postfix needs it; removed when dropped.
+pub fn folder() -> TempDir {
+    let folder = tempfile::Builder::new().prefix("mpp-").tempdir().expect("a folder below /tmp");
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("our own folder");
+    folder
+}
+
+/// A loopback address that no other test uses, so that ports can be fixed.
+pub fn address() -> String {
+    static USED: AtomicU32 = AtomicU32::new(0);
+    let process = std::process::id();
+    loop {
+        let used = USED.fetch_add(1, Ordering::Relaxed);
+        assert!(used < 250, "a test binary uses at most 250 addresses");
+        // 127.0.x.y is left to real services, 127.1.x.y to people who try things out.
+        let address = format!("127.{}.{}.{}", 64 + process % 64, process / 64 % 256, 1 + used);
+        if TcpListener::bind((address.as_str(), policy::PORT)).is_ok() {
+            return address;
+        }
+    }
+}
+
+/// Sends a signal, by the name that kill(1) knows. A process that is gone is none to send to.
+pub fn signal(name: &str, target: &str) {
+    let status = Command::new("kill")
+        .args([&format!("-{name}"), "--", target])
+        .stderr(std::process::Stdio::null())
+        .status();
+    status.expect("kill(1) comes with the package procps");
+}
+
+/// Whether a process is there and not only waiting to be reaped.
+pub fn is_alive(process: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // pid (name) state ...: the name may hold anything, a parenthesis included.
+    stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
+}

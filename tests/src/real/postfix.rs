@@ -1,0 +1,182 @@
+//! A Postfix of the test's own: its folder, its address, nothing shared with the system's.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::{auth, folder, is_alive, signal, until};
+
+/// The program that starts all others.
+const MASTER: &str = "/usr/lib/postfix/sbin/master";
+/// The port on the test's own address.
+const PORT: u16 = 2525;
+
+/// A running Postfix; stopped when dropped, also by a test that fails.
+#[derive(Debug)]
+pub struct Postfix {
+    folder: TempDir,
+    address: String,
+}
+
+impl Postfix {
+    /// Starts one that takes mail for `test.example` and `other.example`. `lines` are added to its
+    /// main.cf as they are.
+    pub fn start(address: &str, lines: &str) -> Self {
+        assert!(
+            Path::new(MASTER).exists(),
+            "{MASTER} is missing: install the Debian package postfix (scripts/install-test-deps)"
+        );
+        let postfix = Self { folder: folder(), address: format!("{address}:{PORT}") };
+        postfix.make_folders();
+        postfix.write("main.cf", &format!("{}{lines}\n", main_cf(postfix.folder.path())));
+        postfix
+            .write("master.cf", &format!("{} inet n - n - - smtpd\n{MASTER_CF}", postfix.address));
+        postfix.write("vmail", "@test.example all/\n@other.example all/\n");
+        auth::serve(&postfix.folder.path().join("auth"));
+        postfix.launch();
+        postfix
+    }
+
+    /// Where it takes mail.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("mail.log")).unwrap_or_default()
+    }
+
+    /// How many messages were delivered.
+    pub fn delivered(&self) -> usize {
+        fs::read_dir(self.folder.path().join("mail/all/new")).map_or(0, Iterator::count)
+    }
+
+    /// Waits until as many messages were delivered.
+    pub fn wait_for_delivered(&self, count: usize) {
+        until(&format!("{count} messages delivered"), || (self.delivered() >= count).then_some(()));
+        assert_eq!(self.delivered(), count, "no message too many");
+    }
+
+    fn make_folders(&self) {
+        let at = |name: &str| self.folder.path().join(name);
+        let make = |mode: &str, owner: &str, path: PathBuf| {
+            let status = Command::new("install")
+                .args(["-d", "-m", mode, "-o", owner.split(':').next().unwrap_or_default()])
+                .args(["-g", owner.split(':').nth(1).unwrap_or("root")])
+                .arg(path)
+                .status()
+                .expect("install(1)");
+            assert!(status.success(), "only root can start Postfix");
+        };
+        for name in ["etc", "spool", "spool/pid"] {
+            make("755", "root", at(name));
+        }
+        make("700", "postfix", at("data"));
+        make("755", "nobody", at("mail"));
+        let queues = "active bounce corrupt defer deferred flush hold incoming private saved trace";
+        for queue in queues.split(' ') {
+            make("700", "postfix", at("spool").join(queue));
+        }
+        make("730", "postfix:postdrop", at("spool/maildrop"));
+        make("710", "postfix:postdrop", at("spool/public"));
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.folder.path().join("etc").join(name);
+        fs::write(&path, text).expect("a folder of our own");
+        // Postfix waits for up to two seconds when a file is newer than that.
+        let status = Command::new("touch").args(["-d", "1 minute ago"]).arg(path).status();
+        assert!(status.expect("touch(1)").success());
+    }
+
+    fn launch(&self) {
+        let etc = self.folder.path().join("etc");
+        let started = Command::new(MASTER).arg("-c").arg(etc).arg("-w").output().expect("Postfix");
+        assert!(
+            started.status.success(),
+            "Postfix does not start: {}{}",
+            String::from_utf8_lossy(&started.stderr),
+            self.log()
+        );
+    }
+}
+
+impl Drop for Postfix {
+    fn drop(&mut self) {
+        let file = self.folder.path().join("spool/pid/master.pid");
+        let Ok(process) = fs::read_to_string(file) else { return };
+        let process = process.trim();
+        // master leads a process group; a polite SIGTERM would take it two seconds.
+        signal("KILL", &format!("-{process}"));
+        for _ in 0..1000 {
+            if !is_alive(process) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+fn main_cf(folder: &Path) -> String {
+    let folder = folder.display();
+    format!(
+        "compatibility_level = 3.6
+queue_directory = {folder}/spool
+data_directory = {folder}/data
+command_directory = /usr/sbin
+daemon_directory = /usr/lib/postfix/sbin
+maillog_file = {folder}/mail.log
+maillog_file_prefixes = /tmp, /var
+myhostname = mx.test.example
+mydestination =
+alias_maps =
+local_recipient_maps =
+inet_interfaces = 127.0.0.1
+inet_protocols = all
+mynetworks = 127.0.0.0/8
+smtp_host_lookup = native
+lmtp_host_lookup = native
+disable_dns_lookups = yes
+smtpd_peername_lookup = no
+biff = no
+virtual_mailbox_domains = test.example, other.example
+virtual_mailbox_base = {folder}/mail
+virtual_mailbox_maps = texthash:{folder}/etc/vmail
+virtual_uid_maps = static:65534
+virtual_gid_maps = static:65534
+transport_maps = inline:{{ {{ test.example = virtual: }} {{ other.example = virtual: }} {{ * = discard: }} }}
+smtpd_authorized_xclient_hosts = 127.0.0.0/8
+smtpd_sasl_auth_enable = yes
+smtpd_sasl_type = dovecot
+smtpd_sasl_path = {folder}/auth
+smtpd_client_connection_count_limit = 0
+smtpd_error_sleep_time = 0
+"
+    )
+}
+
+const MASTER_CF: &str = "pickup unix n - n 60 1 pickup
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+verify unix - - n - 1 verify
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+proxywrite unix - - n - 1 proxymap
+smtp unix - - n - - smtp
+showq unix n - n - - showq
+error unix - - n - - error
+retry unix - - n - - error
+discard unix - - n - - discard
+virtual unix - n n - - virtual
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+tlsmgr unix - - n 1000? 1 tlsmgr
+postlog unix-dgram n - n - 1 postlogd
+";
