@@ -177,14 +177,14 @@ impl Requests<'_> {
     pub fn next_request(&mut self) -> Option<Result<Request<'_>, Malformed>> {
         let whole = self.own.as_deref().unwrap_or(self.borrowed);
         let rest = whole.get(self.at..).unwrap_or_default();
+        if rest.first() == Some(&b'\n') {
+            return Some(Err(Malformed::NoRequest));
+        }
         // The end may straddle two reads: search again from one byte before.
         let from = self.searched.saturating_sub(1).min(rest.len());
         let found = memmem::find(rest.get(from..).unwrap_or_default(), b"\n\n").map(|at| at + from);
         let Some(end) = found else {
             self.searched = rest.len();
-            if rest.first() == Some(&b'\n') {
-                return Some(Err(Malformed::NoRequest));
-            }
             return (rest.len() > REQUEST_BYTES_MAX).then_some(Err(Malformed::TooLong));
         };
         self.searched = 0;
@@ -267,6 +267,7 @@ mod tests {
             (b"sender=x\n\n", Malformed::NoRequest),
             (b"\n", Malformed::NoRequest),
             (b"\n\n", Malformed::NoRequest),
+            (b"\nrequest=x\n\n", Malformed::NoRequest),
         ] {
             assert_eq!(all(&[bytes]).1, Some(malformed), "{bytes:?}");
         }
