@@ -30,7 +30,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Desks that a thread keeps for the next connection that speaks.
 const DESKS_MAX: usize = 4;
 /// An output buffer larger than this after a burst is given back.
-const OUT_BYTES_KEPT: usize = 64 * 1024;
+const OUT_BYTES_KEPT: usize = 4 * 1024;
+/// Output buffers that a thread keeps.
+const OUTS_MAX: usize = 64;
 
 /// What one read and its answers are worked on with.
 struct Table {
@@ -45,7 +47,7 @@ impl Table {
     fn new() -> Box<Self> {
         Box::new(Self {
             read: vec![0; READ_BYTES].into_boxed_slice(),
-            out: Vec::with_capacity(512),
+            out: Vec::new(),
             text: String::new(),
             texts: String::new(),
             desk: Desk::default(),
@@ -56,21 +58,43 @@ impl Table {
 thread_local! {
     #[allow(clippy::vec_box, reason = "tables move between the list and tasks: by pointer")]
     static TABLES: RefCell<Vec<Box<Table>>> = const { RefCell::new(Vec::new()) };
+    static OUTS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 fn borrow_table() -> Box<Table> {
     TABLES.with_borrow_mut(Vec::pop).unwrap_or_else(Table::new)
 }
 
-fn return_table(mut table: Box<Table>) {
-    if table.out.capacity() > OUT_BYTES_KEPT {
-        table.out = Vec::new();
-    }
+fn return_table(table: Box<Table>) {
     TABLES.with_borrow_mut(|tables| {
         if tables.len() < DESKS_MAX {
             tables.push(table);
         }
     });
+}
+
+fn return_out(mut out: Vec<u8>) {
+    out.clear();
+    OUTS.with_borrow_mut(|outs| {
+        if outs.len() < OUTS_MAX && out.capacity() <= OUT_BYTES_KEPT {
+            outs.push(out);
+        }
+    });
+}
+
+/// Lets the other connections that have something to say be read and judged first. Answers that
+/// are written close together wake a peer that waits for several of them once, and waking costs as
+/// much as deciding.
+async fn give_way() {
+    let mut has_waited = false;
+    poll_fn(|context: &mut Context<'_>| {
+        if std::mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Waits for bytes without holding a buffer; nothing means that the peer has closed.
@@ -184,10 +208,11 @@ impl Session {
         while let Some((table, length)) = read(io).await? {
             // In a box of its own: a connection that waits does not keep room for it.
             let work = Box::pin(self.work(&mut decoder, table, length));
-            let (table, end) = work.await;
+            let (out, end) = work.await;
+            give_way().await;
             // What was answered before the fault is still sent.
-            let written = write(io, &table.out).await;
-            return_table(table);
+            let written = write(io, &out).await;
+            return_out(out);
             written?;
             if end.is_some() {
                 return Ok(end.map(|malformed| malformed.to_string()));
@@ -203,8 +228,8 @@ impl Session {
         decoder: &mut Decoder,
         mut table: Box<Table>,
         length: usize,
-    ) -> (Box<Table>, Option<Malformed>) {
-        table.out.clear();
+    ) -> (Vec<u8>, Option<Malformed>) {
+        table.out = OUTS.with_borrow_mut(Vec::pop).unwrap_or_default();
         let bytes = std::mem::take(&mut table.read);
         let mut requests = decoder.feed(bytes.get(..length).unwrap_or_default());
         let mut end = None;
@@ -220,7 +245,9 @@ impl Session {
         }
         drop(requests);
         table.read = bytes;
-        (table, end)
+        let out = std::mem::take(&mut table.out);
+        return_table(table);
+        (out, end)
     }
 
     async fn answer(&mut self, request: &Request<'_>, table: &mut Table) -> Result<(), Malformed> {
@@ -370,8 +397,9 @@ fn text_of(value: &[u8]) -> Option<&str> {
 
 /// The values as text. What is no UTF-8 gets replacement characters, kept in `texts`.
 fn readable<'a, const N: usize>(values: [&'a [u8]; N], texts: &'a mut String) -> [&'a str; N] {
-    if values.iter().all(|value| text_of(value).is_some()) {
-        return values.map(|value| text_of(value).unwrap_or_default());
+    let read = values.map(text_of);
+    if read.iter().all(Option::is_some) {
+        return read.map(Option::unwrap_or_default);
     }
     texts.clear();
     let lengths = values.map(|value| {
