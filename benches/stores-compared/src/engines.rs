@@ -72,9 +72,9 @@ impl Decide for Ours {
 
 impl Engine for Ours {
     fn run(&mut self, load: &mut Load) {
-        // A round over all entries ten times in a life of one; mpp does it every 20 s.
+        // A round over all entries ten times in a life of one; mpp does it every 10 s.
         let live = load.live;
-        let every = (live / 2_000).max(1);
+        let every = (live / 1_000).max(1);
         while !load.is_done() {
             while load.step(|number| {
                 Load::decide_ours(self, number, live);

@@ -56,28 +56,6 @@ pub struct Request<'a> {
     pub unknown: [(&'a [u8], &'a [u8]); UNKNOWN_MAX],
 }
 
-/// Attributes that Postfix sends and nothing here looks at.
-const UNUSED: [&[u8]; 18] = [
-    b"protocol_name",
-    b"sasl_method",
-    b"sasl_sender",
-    b"ccert_subject",
-    b"ccert_issuer",
-    b"ccert_fingerprint",
-    b"ccert_pubkey_fingerprint",
-    b"encryption_protocol",
-    b"encryption_cipher",
-    b"encryption_keysize",
-    b"etrn_domain",
-    b"stress",
-    b"server_address",
-    b"server_port",
-    b"compatibility_level",
-    b"mail_version",
-    b"tls_sni",
-    b"client_port_name",
-];
-
 impl<'a> Request<'a> {
     /// Reads the lines of a request, its closing empty line left out.
     ///
@@ -119,10 +97,27 @@ impl<'a> Request<'a> {
             b"policy_context" => &mut self.policy_context,
             b"verdict" => &mut self.verdict,
             b"mpp_time" => &mut self.mpp_time,
+            // What Postfix sends and nothing here looks at.
+            b"protocol_name"
+            | b"sasl_method"
+            | b"sasl_sender"
+            | b"ccert_subject"
+            | b"ccert_issuer"
+            | b"ccert_fingerprint"
+            | b"ccert_pubkey_fingerprint"
+            | b"encryption_protocol"
+            | b"encryption_cipher"
+            | b"encryption_keysize"
+            | b"etrn_domain"
+            | b"stress"
+            | b"server_address"
+            | b"server_port"
+            | b"compatibility_level"
+            | b"mail_version"
+            | b"tls_sni"
+            | b"client_port_name" => return,
             _ => {
-                if !UNUSED.contains(&name)
-                    && let Some(free) = self.unknown.iter_mut().find(|(name, _)| name.is_empty())
-                {
+                if let Some(free) = self.unknown.iter_mut().find(|(name, _)| name.is_empty()) {
                     *free = (name, value);
                 }
                 return;
@@ -177,14 +172,14 @@ impl Requests<'_> {
     pub fn next_request(&mut self) -> Option<Result<Request<'_>, Malformed>> {
         let whole = self.own.as_deref().unwrap_or(self.borrowed);
         let rest = whole.get(self.at..).unwrap_or_default();
+        if rest.first() == Some(&b'\n') {
+            return Some(Err(Malformed::NoRequest));
+        }
         // The end may straddle two reads: search again from one byte before.
         let from = self.searched.saturating_sub(1).min(rest.len());
         let found = memmem::find(rest.get(from..).unwrap_or_default(), b"\n\n").map(|at| at + from);
         let Some(end) = found else {
             self.searched = rest.len();
-            if rest.first() == Some(&b'\n') {
-                return Some(Err(Malformed::NoRequest));
-            }
             return (rest.len() > REQUEST_BYTES_MAX).then_some(Err(Malformed::TooLong));
         };
         self.searched = 0;
@@ -267,6 +262,7 @@ mod tests {
             (b"sender=x\n\n", Malformed::NoRequest),
             (b"\n", Malformed::NoRequest),
             (b"\n\n", Malformed::NoRequest),
+            (b"\nrequest=x\n\n", Malformed::NoRequest),
         ] {
             assert_eq!(all(&[bytes]).1, Some(malformed), "{bytes:?}");
         }

@@ -19,7 +19,7 @@ use mpp_engine::verdict::Action;
 use mpp_hub::clock::VirtualClock;
 use mpp_hub::{Asked, Desk, Hub, Judged, Observed};
 use mpp_wire::policy::{Decoder, Malformed, Request, push_answer};
-use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
 
 use crate::listen::Connection;
 
@@ -30,7 +30,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Desks that a thread keeps for the next connection that speaks.
 const DESKS_MAX: usize = 4;
 /// An output buffer larger than this after a burst is given back.
-const OUT_BYTES_KEPT: usize = 64 * 1024;
+const OUT_BYTES_KEPT: usize = 4 * 1024;
+/// Output buffers that a thread keeps.
+const OUTS_MAX: usize = 64;
 
 /// What one read and its answers are worked on with.
 struct Table {
@@ -45,7 +47,7 @@ impl Table {
     fn new() -> Box<Self> {
         Box::new(Self {
             read: vec![0; READ_BYTES].into_boxed_slice(),
-            out: Vec::with_capacity(512),
+            out: Vec::new(),
             text: String::new(),
             texts: String::new(),
             desk: Desk::default(),
@@ -56,21 +58,43 @@ impl Table {
 thread_local! {
     #[allow(clippy::vec_box, reason = "tables move between the list and tasks: by pointer")]
     static TABLES: RefCell<Vec<Box<Table>>> = const { RefCell::new(Vec::new()) };
+    static OUTS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 fn borrow_table() -> Box<Table> {
     TABLES.with_borrow_mut(Vec::pop).unwrap_or_else(Table::new)
 }
 
-fn return_table(mut table: Box<Table>) {
-    if table.out.capacity() > OUT_BYTES_KEPT {
-        table.out = Vec::new();
-    }
+fn return_table(table: Box<Table>) {
     TABLES.with_borrow_mut(|tables| {
         if tables.len() < DESKS_MAX {
             tables.push(table);
         }
     });
+}
+
+fn return_out(mut out: Vec<u8>) {
+    out.clear();
+    OUTS.with_borrow_mut(|outs| {
+        if outs.len() < OUTS_MAX && out.capacity() <= OUT_BYTES_KEPT {
+            outs.push(out);
+        }
+    });
+}
+
+/// Lets the other connections that have something to say be read and judged first. Answers that
+/// are written close together wake a peer that waits for several of them once, and waking costs as
+/// much as deciding.
+async fn give_way() {
+    let mut has_waited = false;
+    poll_fn(|context: &mut Context<'_>| {
+        if std::mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Waits for bytes without holding a buffer; nothing means that the peer has closed.
@@ -91,6 +115,22 @@ async fn read(io: &mut Connection) -> io::Result<Option<(Box<Table>, usize)>> {
     .await
 }
 
+/// Writes all bytes. Nearly always there is room for them, and no timer is needed.
+async fn write(io: &mut Connection, bytes: &[u8]) -> io::Result<()> {
+    let at_once =
+        poll_fn(|context: &mut Context<'_>| match Pin::new(&mut *io).poll_write(context, bytes) {
+            Poll::Pending => Poll::Ready(Ok(0)),
+            ready @ Poll::Ready(_) => ready,
+        });
+    let rest = match at_once.await? {
+        length if length >= bytes.len() => return Ok(()),
+        length => bytes.get(length..).unwrap_or_default(),
+    };
+    Box::pin(tokio::time::timeout(WRITE_TIMEOUT, io.write_all(rest)))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
 /// What a listener of this door knows.
 #[derive(Clone, Debug)]
 pub struct Door {
@@ -102,14 +142,21 @@ pub struct Door {
 
 impl Door {
     /// Serves a connection until the peer closes it or sends what is no request.
-    pub async fn serve(self, mut io: Connection, peer: Option<IpAddr>) {
+    pub fn serve(
+        self,
+        mut io: Connection,
+        peer: Option<IpAddr>,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let mut session = Session::new(self, peer);
-        // An error is a reset or the like, which is how many peers end a connection.
-        if let Ok(Some(end)) = session.run(&mut io).await {
-            let from = peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
-            crate::warn(&format!("policy service: connection from {from} closed: {end}"));
+        // Not an async function: that would keep its arguments twice.
+        async move {
+            // An error is a reset or the like, which is how many peers end a connection.
+            if let Ok(Some(end)) = session.run(&mut io).await {
+                let from = peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
+                crate::warn(&format!("policy service: connection from {from} closed: {end}"));
+            }
+            session.door.hub.leave(session.last_instance);
         }
-        session.door.hub.leave(session.last_instance);
     }
 }
 
@@ -158,38 +205,49 @@ impl Session {
     /// Answers until the peer closes; returns what was wrong if something was.
     async fn run(&mut self, io: &mut Connection) -> io::Result<Option<String>> {
         let mut decoder = Decoder::default();
-        while let Some((mut table, length)) = read(io).await? {
-            let Table { read, out, .. } = &mut *table;
-            out.clear();
-            let bytes = std::mem::take(read);
-            let mut requests = decoder.feed(bytes.get(..length).unwrap_or_default());
-            let mut end = None;
-            while let Some(request) = requests.next_request() {
-                match request {
-                    Ok(request) => {
-                        if let Err(malformed) = self.answer(&request, &mut table).await {
-                            end = Some(malformed);
-                            break;
-                        }
-                    }
-                    Err(malformed) => {
-                        end = Some(malformed);
-                        break;
-                    }
-                }
-            }
-            drop(requests);
-            table.read = bytes;
+        while let Some((table, length)) = read(io).await? {
+            // In a box of its own: a connection that waits does not keep room for it.
+            let work = Box::pin(self.work(&mut decoder, table, length));
+            let (out, end) = work.await;
+            give_way().await;
             // What was answered before the fault is still sent.
-            let written = tokio::time::timeout(WRITE_TIMEOUT, io.write_all(&table.out)).await;
-            return_table(table);
-            written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            let written = write(io, &out).await;
+            return_out(out);
+            written?;
             if end.is_some() {
                 return Ok(end.map(|malformed| malformed.to_string()));
             }
         }
         let held = decoder.held();
         Ok((held > 0).then(|| format!("it ended inside a request, after {held} bytes")))
+    }
+
+    /// Answers what was read; what it ends with is no request.
+    async fn work(
+        &mut self,
+        decoder: &mut Decoder,
+        mut table: Box<Table>,
+        length: usize,
+    ) -> (Vec<u8>, Option<Malformed>) {
+        table.out = OUTS.with_borrow_mut(Vec::pop).unwrap_or_default();
+        let bytes = std::mem::take(&mut table.read);
+        let mut requests = decoder.feed(bytes.get(..length).unwrap_or_default());
+        let mut end = None;
+        while let Some(request) = requests.next_request() {
+            let answered = match request {
+                Ok(request) => self.answer(&request, &mut table).await,
+                Err(malformed) => Err(malformed),
+            };
+            if let Err(malformed) = answered {
+                end = Some(malformed);
+                break;
+            }
+        }
+        drop(requests);
+        table.read = bytes;
+        let out = std::mem::take(&mut table.out);
+        return_table(table);
+        (out, end)
     }
 
     async fn answer(&mut self, request: &Request<'_>, table: &mut Table) -> Result<(), Malformed> {
@@ -339,8 +397,9 @@ fn text_of(value: &[u8]) -> Option<&str> {
 
 /// The values as text. What is no UTF-8 gets replacement characters, kept in `texts`.
 fn readable<'a, const N: usize>(values: [&'a [u8]; N], texts: &'a mut String) -> [&'a str; N] {
-    if values.iter().all(|value| text_of(value).is_some()) {
-        return values.map(|value| text_of(value).unwrap_or_default());
+    let read = values.map(text_of);
+    if read.iter().all(Option::is_some) {
+        return read.map(Option::unwrap_or_default);
     }
     texts.clear();
     let lengths = values.map(|value| {
@@ -376,4 +435,19 @@ pub fn spell(judged: &Judged, text: &str, out: &mut String) {
     out.push_str(reply.status);
     out.push(' ');
     out.push_str(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<F>(_: impl Fn(Door, Connection, Option<IpAddr>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_silent_connection_keeps_little() {
+        let size = size_of_future(Door::serve);
+        assert!(size <= 400, "{size} bytes for each connection that waits");
+    }
 }

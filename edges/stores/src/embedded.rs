@@ -37,8 +37,8 @@ mod script;
 /// Changes that wait for the disk at the most, in bytes: a million first tries. Beyond it they are
 /// in memory only until the next snapshot.
 const PENDING_BYTES_MAX: usize = if cfg!(test) { 8 << 10 } else { 16 << 20 };
-/// Calls of `expire` that one round over all tables takes: twenty seconds at ten a second.
-const SWEEP_CALLS: usize = 200;
+/// Calls of `expire` that one round over all tables takes: ten seconds at ten a second.
+const SWEEP_CALLS: usize = 100;
 
 /// How to open a store.
 #[derive(Clone, Debug)]

@@ -1,0 +1,134 @@
+//! What the fuzz targets do with their bytes. Each says what must hold, not only that nothing
+//! panics: where bytes go, that pieces make no difference, that places lie inside their text.
+//!
+//! `fuzz/fuzz_targets` hands them what libFuzzer finds (nightly); `tests/stable.rs` hands them the
+//! seeds and mutations of them, for a bounded time and on a stable toolchain.
+#![allow(clippy::missing_panics_doc, reason = "to panic is how they tell")]
+
+mod store;
+
+use std::collections::BTreeMap;
+
+use mpp_engine::address;
+use mpp_engine::identity::{Keyring, Parties, parse_subject};
+use mpp_engine::network;
+use mpp_engine::question::IdentityKind;
+use mpp_settings::diagnostic::Severity;
+use mpp_wire::policy::{Decoder, Malformed, REQUEST_BYTES_MAX, Request};
+
+pub use store::store;
+
+/// What a decoder made of pieces: requests as text, the fault that ended it, bytes held.
+fn decoded<'b>(pieces: impl Iterator<Item = &'b [u8]>) -> (Vec<String>, Option<Malformed>, usize) {
+    let mut decoder = Decoder::default();
+    let mut seen = Vec::new();
+    for piece in pieces {
+        let mut requests = decoder.feed(piece);
+        while let Some(request) = requests.next_request() {
+            match request {
+                Ok(request) => seen.push(format!("{request:?}")),
+                Err(malformed) => return (seen, Some(malformed), 0),
+            }
+        }
+        drop(requests);
+        assert!(decoder.held() <= REQUEST_BYTES_MAX, "an unbounded buffer");
+    }
+    (seen, None, decoder.held())
+}
+
+/// Every byte of a stream belongs to a request, to what is held, or comes after a fault.
+pub fn policy(bytes: &[u8]) {
+    let (seen, malformed, held) = decoded(std::iter::once(bytes));
+    let mut rest = bytes;
+    let mut wanted = Vec::new();
+    while let Some(end) = rest.windows(2).position(|pair| pair == b"\n\n") {
+        let (lines, tail) = rest.split_at(end);
+        match Request::parse(lines) {
+            Ok(request) if end <= REQUEST_BYTES_MAX => wanted.push(format!("{request:?}")),
+            _ => break,
+        }
+        rest = tail.get(2..).unwrap_or_default();
+    }
+    assert_eq!(seen, wanted, "requests were lost or made up");
+    if malformed.is_none() {
+        assert_eq!(held, rest.len(), "bytes were lost or made up");
+    }
+}
+
+/// A stream reads the same however it is cut: the first byte says how.
+pub fn policy_split(bytes: &[u8]) {
+    let Some((cut, bytes)) = bytes.split_first() else { return };
+    let whole = decoded(std::iter::once(bytes));
+    let pieces = decoded(bytes.chunks(usize::from(*cut % 64) + 1));
+    assert_eq!(pieces.0, whole.0, "cut into pieces of {}", cut % 64 + 1);
+    assert_eq!(pieces.1, whole.1, "cut into pieces of {}", cut % 64 + 1);
+    if whole.1.is_none() {
+        assert_eq!(pieces.2, whole.2);
+    }
+}
+
+/// A configuration is taken or explained; every place lies inside its file.
+pub fn config(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let list = |lines: &str| lines.to_owned();
+    let files = BTreeMap::from([
+        ("list.txt".to_owned(), list("192.0.2.1\nexample.org\n^trap@\n")),
+        ("empty.txt".to_owned(), String::new()),
+    ]);
+    let compiled = mpp_config::compile("mpp.toml", &text, &files, 7);
+    let mut errors = 0;
+    for diagnostic in &compiled.diagnostics {
+        assert!(!diagnostic.message.is_empty() && !diagnostic.message.contains('\n'));
+        let also = diagnostic.also.as_ref().map(|(place, _)| place);
+        for place in diagnostic.place.iter().chain(also) {
+            let file = compiled.files.get(place.file);
+            let inside = file.and_then(|file| file.text.get(place.span.clone()));
+            assert!(inside.is_some(), "{diagnostic:?} is outside of its file");
+        }
+        errors += usize::from(diagnostic.severity == Severity::Error);
+    }
+    let is_taken = compiled.configuration.is_some();
+    assert_eq!(is_taken, errors == 0 && compiled.wanted.is_empty(), "neither taken nor explained");
+    let again = mpp_config::compile("mpp.toml", &text, &files, 7);
+    assert_eq!(again.diagnostics, compiled.diagnostics, "the same text, another explanation");
+}
+
+/// Whatever stands for an address, its parts are of it, and keys can be made.
+pub fn address(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes).to_lowercase();
+    let (local, domain) = address::split(&text);
+    assert!(text.starts_with(local) && text.ends_with(domain));
+    let marks = usize::from(text.contains('@'));
+    assert_eq!(local.len() + marks + domain.len(), text.len());
+    assert!(!domain.contains('@'));
+    for push in [address::push_stable_sender, address::push_steady_sender] {
+        let (mut once, mut twice) = (String::from("x"), String::new());
+        push(&text, &mut once);
+        push(&text, &mut twice);
+        assert_eq!(once.strip_prefix('x'), Some(twice.as_str()), "it only appends");
+        assert!(twice.len() <= text.len() + 5 && twice.ends_with(domain));
+    }
+    let ring = Keyring::new(9, 24, 64);
+    for (kind, _) in IdentityKind::ALL {
+        if let Ok(subject) = parse_subject(kind, &text) {
+            assert_eq!(ring.subject(&subject), ring.subject(&subject));
+        }
+    }
+    if let Ok(network) = network::parse(&text) {
+        assert!(network.contains(&network.addr()));
+        assert_eq!(network::parse(&network.to_string()), Ok(network));
+    }
+    let client = "192.0.2.7".parse().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into());
+    let parties = Parties {
+        client,
+        organisation: ring.organisation(&text, client),
+        helo: &text,
+        sender: &text,
+        recipient: &text,
+        sasl_user: &text,
+    };
+    let mut scratch = String::new();
+    let keys = ring.keys(&parties, &mut scratch);
+    let again = ring.keys(&parties, &mut scratch);
+    assert_eq!(format!("{keys:?}"), format!("{again:?}"), "the same address, another key");
+}
