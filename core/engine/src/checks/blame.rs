@@ -83,9 +83,9 @@ pub(super) fn culprits(
 /// A sender is spared by its own history only if so much of it is clean.
 const SENDER_SHARE: f32 = 0.8;
 /// So much must be known against an organisation before one more fact blocks all of it.
-const ORGANISATION_BAD: f32 = 2.0;
+const ORGANISATION_BAD: f32 = 1.5;
 /// The same for a network of servers.
-const NETWORK_BAD: f32 = 5.0;
+const NETWORK_BAD: f32 = 4.5;
 
 /// What is known of all who may stand behind a transaction.
 struct Known {

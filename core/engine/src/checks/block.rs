@@ -71,14 +71,14 @@ pub const SPARE_CLEAN: f64 = 5.0;
 /// Default of `spare_share`.
 pub const SPARE_SHARE: &str = "60%";
 /// Default of `patience`.
-pub const PATIENCE: &str = "16h";
+pub const PATIENCE: &str = "30h";
 
 /// A first try during a block is remembered for so long at least, in milliseconds.
 const KEEP_LEAST_MS: u64 = 2 * 86_400_000;
 
 /// A sender with so much clean mail, and next to nothing else, is not held responsible for others
 /// at its host.
-const INNOCENT_CLEAN: f32 = 2.0;
+const INNOCENT_CLEAN: f32 = 1.5;
 const INNOCENT_SHARE: f32 = 0.9;
 
 /// The block that a transaction is refused for, if any: the one that ends last.
