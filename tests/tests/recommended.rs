@@ -1,0 +1,97 @@
+//! `examples/recommended.toml` on simulated months of mail: what must be stopped, and that nothing
+//! that is wanted is lost for it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use mpp_doors::policy::{Door, Replay};
+use mpp_hub::Hub;
+use mpp_hub::clock::VirtualClock;
+use mpp_hub::statistics::Statistics;
+use mpp_stores::embedded::EmbeddedStore;
+use mpp_tests::site::judge::{Ask, Judge, Reply, encode};
+use mpp_tests::site::senders::{Plan, Profile};
+use mpp_tests::site::{play, reference};
+use mpp_wire::policy::Request;
+use tokio::runtime::{Builder, Runtime};
+
+const SEED: u64 = 11;
+
+/// A node of our own, in virtual time and without a network.
+struct Node {
+    replay: Replay,
+    runtime: Runtime,
+    text: String,
+}
+
+impl Node {
+    fn new() -> Self {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+        let text = std::fs::read_to_string(examples.join("recommended.toml")).unwrap();
+        let mut files = BTreeMap::new();
+        let configuration = loop {
+            let read = mpp_config::compile("recommended.toml", &text, &files, SEED);
+            if read.wanted.is_empty() {
+                assert_eq!(read.diagnostics, []);
+                break read.configuration.unwrap();
+            }
+            for name in read.wanted.keys() {
+                files.insert(name.clone(), std::fs::read_to_string(examples.join(name)).unwrap());
+            }
+        };
+        let clock = Arc::new(VirtualClock::default());
+        let hub = Hub::new(
+            EmbeddedStore::in_memory(SEED),
+            Arc::<VirtualClock>::clone(&clock),
+            configuration,
+            None,
+            Statistics::default(),
+        );
+        let door = Door { hub: Arc::new(hub), virtual_clock: Some(clock) };
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        Self { replay: Replay::new(door), runtime, text: String::new() }
+    }
+}
+
+impl Judge for Node {
+    fn ask(&mut self, ask: &Ask<'_>) -> io::Result<Reply> {
+        self.text.clear();
+        encode(ask, &mut self.text);
+        let request = Request::parse(self.text.trim_end_matches('\n').as_bytes()).unwrap();
+        let answer = self.runtime.block_on(self.replay.answer(&request)).unwrap();
+        Ok(Reply::of_action(&answer))
+    }
+}
+
+/// `gain`: how many hundredths of the spam are refused beyond what a greylister of triplets refuses.
+fn holds(profile: Profile, seed: u64, gain: f64) {
+    let plan = Plan { profile, seed, days: 16.0, scale: 0.15 };
+    let score = play(&plan, &mut Node::new(), false).unwrap();
+    let triplets = reference(&plan).unwrap().spam_refused();
+    let refused = score.spam_refused();
+    let table = || score.table(None);
+    assert!(refused >= triplets + gain, "{refused} after {triplets}\n{}", table());
+    assert_eq!(score.ham_lost(), 0, "wanted mail was lost\n{}", table());
+    assert!(score.delayed_later() < 8.0, "too many wait\n{}", table());
+    let p95 = score.delay(false)[1] / 60.0;
+    assert!(p95 < 45.0, "they wait too long: {p95} minutes\n{}", table());
+    assert!(score.outbound_refused() < 1.0, "our own users are refused\n{}", table());
+    assert!(score.most_out() <= 15, "a thief got {} out\n{}", score.most_out(), table());
+}
+
+#[test]
+fn where_hosts_try_once() {
+    holds(Profile::Drones, 21, 1.5);
+}
+
+#[test]
+fn where_most_hosts_try_again() {
+    holds(Profile::Retriers, 22, 13.0);
+}
+
+#[test]
+fn where_spam_comes_from_servers() {
+    holds(Profile::Servers, 23, 16.0);
+}
