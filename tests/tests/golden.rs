@@ -4,6 +4,13 @@
 //! `golden/AREA/CASE.in` is a configuration, a line `---`, and questions; `CASE.out` is the same
 //! with the answers. `MPP_GOLDEN=write cargo test --test golden` writes the answers anew: read the
 //! difference before you commit it.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "test code: what is not as expected ends the test"
+)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,5 +1,12 @@
 //! `examples/recommended.toml` on simulated months of mail: what must be stopped, and that nothing
 //! that is wanted is lost for it.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "test code: what is not as expected ends the test"
+)]
 
 use std::collections::BTreeMap;
 use std::io;
