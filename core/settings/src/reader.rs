@@ -139,7 +139,7 @@ impl<'t> Reader<'t> {
     pub fn size_bytes(&mut self, name: &'static str, default: &str) -> u64 {
         let read = self.form(name, "a size such as \"25 MiB\"", form::size_bytes);
         let value = read.unwrap_or_else(|| form::size_bytes(default).unwrap_or(0));
-        self.note(name, format!("\"{value} B\""));
+        self.note(name, format!("{:?}", form::size_text(value)));
         value
     }
 
