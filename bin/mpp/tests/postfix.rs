@@ -289,3 +289,103 @@ fn the_three_lines_that_serve_prints_are_enough() {
     let relay = host.attempt(Who::at(DRONE), "a@sender.example", "ann@far.example");
     assert_eq!(relay.code, 554, "no open relay: {relay}");
 }
+
+#[test]
+fn what_only_the_whole_message_shows_is_judged_at_its_end() {
+    let host = MailHost::start(
+        MPP,
+        "[[policy.default.threshold]]\nname = \"bytes\"\nkey = \"sasl_user\"\ncount = \"bytes\"\n\
+         limit = 4096\nper = \"1h\"\nthen = \"defer\"\n",
+    );
+    let fred = Who::at("203.0.113.9").as_user("fred");
+    let mut smtp = Smtp::connect_as(host.postfix.address(), fred);
+    let send = |smtp: &mut Smtp, lines: usize| {
+        smtp.say_expecting("MAIL FROM:<fred@test.example>", 250);
+        smtp.say_expecting("RCPT TO:<bob@test.example>", 250);
+        smtp.say_expecting("RCPT TO:<eve@test.example>", 250);
+        smtp.say_expecting("DATA", 354);
+        smtp.send("A line of a message.\r\n".repeat(lines).as_bytes());
+        smtp.say(".")
+    };
+    assert_eq!(send(&mut smtp, 10).code, 250);
+    let over = send(&mut smtp, 400);
+    assert_eq!(over.code, 450, "{over}");
+    assert!(over.text.contains("Sending limit reached"), "{over}");
+    // Postfix leaves a transaction open that was refused at its end.
+    smtp.say_expecting("RSET", 250);
+    assert_eq!(send(&mut smtp, 10).code, 250, "what was refused does not count");
+    host.postfix.wait_for_delivered(4);
+}
+
+#[test]
+fn a_message_may_be_held() {
+    let host = MailHost::start(
+        MPP,
+        "[[policy.default.threshold]]\nname = \"first\"\nkey = \"sasl_user\"\ncount = \"messages\"\n\
+         limit = 1\nper = \"1h\"\nthen = \"hold\"\n",
+    );
+    let fred = Who::at("203.0.113.9").as_user("fred");
+    for _ in 0..2 {
+        assert_eq!(host.attempt(fred, "fred@test.example", "bob@test.example").code, 250);
+    }
+    until("message on hold", || host.postfix.log().contains("hold: RCPT").then_some(()));
+    host.postfix.wait_for_delivered(1);
+}
+
+#[test]
+fn a_blocked_host_may_be_hung_up_on() {
+    let host =
+        MailHost::start(MPP, &format!("{NO_GREYLIST}[policy.default.block]\ndisconnect = true\n"));
+    host.mpp.tell(&["blocks", "add", "client", DRONE, "--for", "1h"]);
+    let mut smtp = Smtp::connect_as(host.postfix.address(), Who::at(DRONE));
+    smtp.say_expecting("MAIL FROM:<a@x.example>", 250);
+    let reply = smtp.rcpt("bob@test.example");
+    assert_eq!(bare(&reply), "421 4.7.0 Temporarily blocked");
+    assert!(smtp.is_closed());
+}
+
+#[test]
+fn with_delay_reject_off_every_stage_is_answered() {
+    let address = mpp_tests::real::address();
+    let deny = "[policy.default.access.deny]\nclient = [\"192.0.2.1\"]\nhelo = [\"bad.example\"]\n\
+                sender = [\"@spam.example\"]\n";
+    let mpp = Daemon::start(MPP, &address, &format!("{GREYLIST_1S}{deny}"));
+    let service = format!("check_policy_service inet:{}", mpp.address());
+    let lines = format!(
+        "smtpd_delay_reject = no\nsmtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination\n\
+         smtpd_client_restrictions = {service}\nsmtpd_helo_restrictions = {service}\n\
+         smtpd_sender_restrictions = {service}\nsmtpd_recipient_restrictions = {service}\n\
+         smtpd_data_restrictions = {service}\nsmtpd_end_of_data_restrictions = {service}\n\
+         smtpd_etrn_restrictions = {service}\n"
+    );
+    let host = MailHost { mpp, postfix: Postfix::start(&address, &lines) };
+    host.retry(Who::at(DRONE), "a@x.example", "bob@test.example");
+    let sender = host.attempt(Who::at(DRONE), "a@spam.example", "bob@test.example");
+    assert_eq!(bare(&sender), "554 5.7.1 Access denied");
+    let mut smtp = Smtp::connect_as(host.postfix.address(), Who::at(DRONE));
+    assert_eq!(smtp.say("EHLO bad.example").code, 554);
+    smtp.say_expecting("EHLO good.example", 250);
+    assert_eq!(smtp.say("ETRN test.example").code / 100, 4, "no such queue, but asked");
+    let mut smtp = Smtp::connect(host.postfix.address());
+    assert_eq!(smtp.say("XCLIENT ADDR=192.0.2.1 NAME=[UNAVAILABLE]").code, 554);
+}
+
+#[test]
+fn a_confined_postfix_finds_the_socket_in_its_queue_directory() {
+    // What `mpp postfix` prints for a socket in Postfix's usual queue directory.
+    let usual = Daemon::new(
+        MPP,
+        "127.0.0.1",
+        "[listen]\npolicy = [\"unix:/var/spool/postfix/private/mpp\"]\n",
+    );
+    let lines = usual.tell(&["postfix"]);
+    assert!(lines.contains("{ unix:private/mpp, "), "{lines}");
+    let address = mpp_tests::real::address();
+    let postfix = Postfix::start_chrooted(&address, &lines);
+    let socket = postfix.queue().join("private/mpp");
+    let text = format!("[listen]\npolicy = [\"unix:{}\"]\n{GREYLIST_1S}", socket.display());
+    let host = MailHost { mpp: Daemon::start(MPP, &address, &text), postfix };
+    let first = host.attempt(Who::at(DRONE), "a@sender.example", "bob@test.example");
+    assert_eq!(bare(&first), "450 4.7.1 Greylisted, try again in 1 s");
+    host.retry(Who::at(DRONE), "a@sender.example", "bob@test.example");
+}

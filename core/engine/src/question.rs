@@ -26,11 +26,13 @@ pub enum Shelf {
     Proven,
     /// Outside people to whom one of our users wrote first.
     Correspondent,
+    /// Senders that wrote to a trap or to nobody, with whom they wrote to.
+    Fault,
 }
 
 impl Shelf {
     /// All shelves, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Greylisted, Self::Proven, Self::Correspondent];
+    pub const ALL: [Self; 4] = [Self::Greylisted, Self::Proven, Self::Correspondent, Self::Fault];
 }
 
 /// A remembered point in time.

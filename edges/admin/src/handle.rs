@@ -54,7 +54,7 @@ pub(crate) async fn answer(
 
 fn status(hub: &Hub, control: &dyn Control) -> Value {
     let counts = hub.store().counts();
-    let [greylisted, proven, correspondents] = counts.shelves;
+    let [greylisted, proven, correspondents, faults] = counts.shelves;
     let (log_lines_dropped, log_trouble) =
         hub.log().map_or((0, None), mpp_hub::log::DecisionLog::health);
     let mut status = control.status();
@@ -70,6 +70,7 @@ fn status(hub: &Hub, control: &dyn Control) -> Value {
                 "greylisted": greylisted,
                 "proven": proven,
                 "correspondents": correspondents,
+                "faults": faults,
                 "blocks": counts.blocks,
                 "tallies": counts.tallies,
                 "histories": counts.histories,

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::policy::{Client, PORT};
-use super::{folder, is_alive, signal, until};
+use super::{folder, is_alive, show_if_failed, signal, until};
 
 /// An mpp with its configuration in a folder of its own. Killed when dropped.
 #[derive(Debug)]
@@ -41,8 +41,8 @@ impl Daemon {
         daemon
     }
 
-    /// Replaces the configuration on disk; mpp is not told. A `[listen]` of its own replaces the
-    /// usual one.
+    /// Replaces the configuration on disk; mpp is not told. A `[server]` or `[listen]` of its own
+    /// replaces the usual one; its state must still be `state`.
     pub fn configure(&self, text: &str) {
         let listen = if text.contains("[listen]") {
             String::new()
@@ -50,7 +50,8 @@ impl Daemon {
             let (tcp, unix) = (&self.address, self.unix_address());
             format!("[listen]\npolicy = [\"{tcp}\", \"{unix}\"]\n\n")
         };
-        self.write("mpp.toml", &format!("[server]\nstate = \"state\"\n\n{listen}{text}"));
+        let server = if text.contains("[server]") { "" } else { "[server]\nstate = \"state\"\n\n" };
+        self.write("mpp.toml", &format!("{server}{listen}{text}"));
     }
 
     /// Writes a file beside the configuration.
@@ -211,6 +212,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        show_if_failed("mpp", &self.said());
         self.kill();
     }
 }

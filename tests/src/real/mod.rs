@@ -69,3 +69,13 @@ pub fn is_alive(process: &str) -> bool {
     // pid (name) state ...: the name may hold anything, a parenthesis included.
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
 }
+
+/// Shows what a server has said if its test has failed.
+#[allow(clippy::print_stderr, reason = "what a failed test leaves behind is for people")]
+fn show_if_failed(server: &str, said: &str) {
+    if std::thread::panicking() {
+        let lines: Vec<&str> = said.lines().collect();
+        let last = lines.get(lines.len().saturating_sub(40)..).unwrap_or_default();
+        eprintln!("---- the last lines of {server}:\n{}", last.join("\n"));
+    }
+}

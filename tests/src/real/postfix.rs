@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{auth, folder, is_alive, signal, until};
+use super::{auth, folder, is_alive, show_if_failed, signal, until};
 
 /// The program that starts all others.
 const MASTER: &str = "/usr/lib/postfix/sbin/master";
@@ -24,6 +24,15 @@ impl Postfix {
     /// Starts one that takes mail for `test.example` and `other.example`. `lines` are added to its
     /// main.cf as they are.
     pub fn start(address: &str, lines: &str) -> Self {
+        Self::begin(address, lines, "n")
+    }
+
+    /// The same with an smtpd that is confined to the queue directory, as Debian's is.
+    pub fn start_chrooted(address: &str, lines: &str) -> Self {
+        Self::begin(address, lines, "y")
+    }
+
+    fn begin(address: &str, lines: &str, chroot: &str) -> Self {
         assert!(
             Path::new(MASTER).exists(),
             "{MASTER} is missing: install the Debian package postfix (scripts/install-test-deps)"
@@ -31,10 +40,12 @@ impl Postfix {
         let postfix = Self { folder: folder(), address: format!("{address}:{PORT}") };
         postfix.make_folders();
         postfix.write("main.cf", &format!("{}{lines}\n", main_cf(postfix.folder.path())));
-        postfix
-            .write("master.cf", &format!("{} inet n - n - - smtpd\n{MASTER_CF}", postfix.address));
+        postfix.write(
+            "master.cf",
+            &format!("{} inet n - {chroot} - - smtpd\n{MASTER_CF}", postfix.address),
+        );
         postfix.write("vmail", "@test.example all/\n@other.example all/\n");
-        auth::serve(&postfix.folder.path().join("auth"));
+        auth::serve(&postfix.queue().join("private/auth"));
         postfix.launch();
         postfix
     }
@@ -42,6 +53,16 @@ impl Postfix {
     /// Where it takes mail.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The queue directory.
+    pub fn queue(&self) -> PathBuf {
+        self.folder.path().join("spool")
+    }
+
+    /// The folder of main.cf and master.cf.
+    pub fn configuration(&self) -> PathBuf {
+        self.folder.path().join("etc")
     }
 
     /// What it has logged.
@@ -106,6 +127,7 @@ impl Postfix {
 
 impl Drop for Postfix {
     fn drop(&mut self) {
+        show_if_failed("Postfix", &self.log());
         let file = self.folder.path().join("spool/pid/master.pid");
         let Ok(process) = fs::read_to_string(file) else { return };
         let process = process.trim();
@@ -151,7 +173,7 @@ transport_maps = inline:{{ {{ test.example = virtual: }} {{ other.example = virt
 smtpd_authorized_xclient_hosts = 127.0.0.0/8
 smtpd_sasl_auth_enable = yes
 smtpd_sasl_type = dovecot
-smtpd_sasl_path = {folder}/auth
+smtpd_sasl_path = private/auth
 smtpd_client_connection_count_limit = 0
 smtpd_error_sleep_time = 0
 "

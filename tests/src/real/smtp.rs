@@ -66,12 +66,17 @@ pub struct Smtp {
 }
 
 impl Smtp {
-    /// Connects, as the test itself: 127.0.0.1.
-    pub fn connect(address: &str) -> Self {
+    /// Connects and says nothing; the greeting is the first reply.
+    pub fn connect_silently(address: &str) -> Self {
         let stream = TcpStream::connect(address).unwrap_or_else(|e| panic!("{address}: {e}"));
         stream.set_read_timeout(Some(PATIENCE)).expect("a time that is not zero");
         stream.set_nodelay(true).expect("TCP");
-        let mut smtp = Self { reader: BufReader::new(stream) };
+        Self { reader: BufReader::new(stream) }
+    }
+
+    /// Connects, as the test itself: 127.0.0.1.
+    pub fn connect(address: &str) -> Self {
+        let mut smtp = Self::connect_silently(address);
         smtp.expect(220);
         smtp.say_expecting("EHLO tests.example", 250);
         smtp
@@ -128,6 +133,12 @@ impl Smtp {
             }
             text.push('\n');
         }
+    }
+
+    /// Whether the server has closed the connection.
+    pub fn is_closed(&mut self) -> bool {
+        let mut rest = String::new();
+        self.reader.read_line(&mut rest).is_ok_and(|length| length == 0)
     }
 
     /// Begins a transaction: MAIL FROM.

@@ -12,6 +12,9 @@ use super::net::Host;
 
 const WEEK: f64 = 7.0 * 86_400.0;
 const LOST_SHOWN: usize = 40;
+/// A wanted mail that waits for longer is shown, in seconds.
+const LATE: f64 = 45.0 * 60.0;
+const LATE_SHOWN: usize = 200;
 
 /// Counts of one kind of sender. Recipients are counted once for each mail to them.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +69,7 @@ pub struct Score {
     delays: Vec<(f64, f64)>,
     lost: Vec<String>,
     lost_count: u64,
+    late: Vec<String>,
     /// Compromised accounts.
     pub cases: Vec<Case>,
     /// Requests in all, verdicts included.
@@ -86,6 +90,18 @@ fn class(text: &str) -> String {
         out.push(' ');
     }
     out.trim_end().to_owned()
+}
+
+fn late(mail: &Mail, recipient: &str, (delay, host): (f64, &Host), reply: &str) -> String {
+    format!(
+        "day {:.2} {} {:.0} min late: {} -> {recipient} from {} {}: {reply}",
+        mail.first_at / 86_400.0,
+        mail.kind.about().0,
+        delay / 60.0,
+        mail.sender,
+        host.address,
+        host.name,
+    )
 }
 
 fn share(part: u64, whole: u64) -> f64 {
@@ -157,7 +173,12 @@ impl Score {
                     row.passed += 1;
                     row.delayed += u64::from(*at > mail.first_at);
                     if mail.kind.nature() == Nature::Ham && mail.retry.is_any() {
-                        self.delays.push((at - mail.first_at, mail.first_at));
+                        let delay = at - mail.first_at;
+                        self.delays.push((delay, mail.first_at));
+                        if delay > LATE && self.late.len() < LATE_SHOWN {
+                            let reply = recipient.last_reply.as_deref().unwrap_or_default();
+                            self.late.push(late(mail, &recipient.address, (delay, host), reply));
+                        }
                     }
                     continue;
                 }
@@ -278,6 +299,7 @@ impl Score {
             "compromised": cases,
             "kinds": kinds,
             "lost": self.lost,
+            "late": self.late,
         })
     }
 

@@ -147,7 +147,9 @@ impl Status {
         );
         let _ = writeln!(out, "state          {}", text(&status, "state"));
         let _ = writeln!(out, "store          {}", text(store, "health"));
-        for name in ["greylisted", "proven", "correspondents", "blocks", "tallies", "histories"] {
+        for name in
+            ["greylisted", "proven", "correspondents", "faults", "blocks", "tallies", "histories"]
+        {
             let value = count(number(store, &format!("/{name}")));
             let _ = writeln!(out, "  {name:18} {value:>12}");
         }

@@ -5,10 +5,11 @@
 //! the one sender: never the pool.
 
 use super::Context;
-use crate::decide::{Pause, Round, Value};
+use crate::decide::{Event, Pause, Round, Value};
 use crate::facts::{Direction, Facts};
+use crate::identity::Keyring;
 use crate::policy::Spare;
-use crate::question::{BlockReason, Effect, History, IdentityKind, NewBlock, Subject};
+use crate::question::{BlockReason, Effect, History, IdentityKind, Key, NewBlock, Shelf, Subject};
 use mpp_settings::{Kind as ValueKind, Reader, form};
 
 /// How long a block holds: its settings.
@@ -82,9 +83,9 @@ pub(super) fn culprits(
 /// A sender is spared by its own history only if so much of it is clean.
 const SENDER_SHARE: f32 = 0.8;
 /// So much must be known against an organisation before one more fact blocks all of it.
-const ORGANISATION_BAD: f32 = 2.0;
+const ORGANISATION_BAD: f32 = 1.5;
 /// The same for a network of servers.
-const NETWORK_BAD: f32 = 5.0;
+const NETWORK_BAD: f32 = 4.5;
 
 /// What is known of all who may stand behind a transaction.
 struct Known {
@@ -115,6 +116,45 @@ impl Known {
             domain: domain?,
             sender: sender?,
         })
+    }
+}
+
+/// What makes the keys of faults differ from others.
+const FAULT_SPACE: u64 = 0x64;
+/// How long a fault is known again, in milliseconds.
+const FAULT_KEEP_MS: u64 = 35 * 86_400_000;
+
+fn fault_key(facts: &Facts<'_>, ring: Keyring) -> Key {
+    let sender = facts.keys.of(IdentityKind::PooledSender, ring);
+    ring.key(FAULT_SPACE, ring.pair(sender, facts.keys.recipient))
+}
+
+/// Whether a sender that has sent clean mail too wrote to the same trap or nobody before. A mailing
+/// list that keeps a dead member has one fault, not one with each issue.
+pub(super) fn is_old_news(
+    facts: &Facts<'_>,
+    event: Event,
+    round: &mut Round<'_>,
+) -> Result<bool, Pause> {
+    let key = fault_key(facts, round.ring);
+    if !matches!(event, Event::TrapHit | Event::UnknownRecipient)
+        || facts.direction == Direction::Outbound
+        || key == Key(0)
+    {
+        return Ok(false);
+    }
+    let sender = round.identity(facts, IdentityKind::PooledSender);
+    let (before, known) = (round.since(Shelf::Fault, key), round.history(sender));
+    let (before, known) = (before?, known?);
+    Ok(before.is_some() && known.clean >= 1.0)
+}
+
+/// Notes a fault, to know it again.
+pub(super) fn note_fault(facts: &Facts<'_>, round: &mut Round<'_>) {
+    let key = fault_key(facts, round.ring);
+    if key != Key(0) {
+        let (shelf, keep_ms) = (Shelf::Fault, FAULT_KEEP_MS);
+        round.effect(Effect::Remember { shelf, key, keep_ms, again: true });
     }
 }
 

@@ -71,14 +71,14 @@ pub const SPARE_CLEAN: f64 = 5.0;
 /// Default of `spare_share`.
 pub const SPARE_SHARE: &str = "60%";
 /// Default of `patience`.
-pub const PATIENCE: &str = "16h";
+pub const PATIENCE: &str = "30h";
 
 /// A first try during a block is remembered for so long at least, in milliseconds.
 const KEEP_LEAST_MS: u64 = 2 * 86_400_000;
 
 /// A sender with so much clean mail, and next to nothing else, is not held responsible for others
 /// at its host.
-const INNOCENT_CLEAN: f32 = 2.0;
+const INNOCENT_CLEAN: f32 = 1.5;
 const INNOCENT_SHARE: f32 = 0.9;
 
 /// The block that a transaction is refused for, if any: the one that ends last.
@@ -143,18 +143,20 @@ fn may_be_anothers(kind: IdentityKind, block: Block) -> bool {
         && (blame::is_host(kind) || kind == IdentityKind::PooledDomain)
 }
 
-/// How long a sender has to try, in milliseconds; for ever if it is bad itself. A single bad fact
-/// may be a slip, or the scanner's.
+/// How long a sender has to try, in milliseconds; nothing helps if it is bad itself.
 fn patience_ms(known: History, spare: Spare) -> Option<u64> {
     match blame::against(known) {
-        0.0..0.5 => Some(spare.patience_ms),
-        0.5..1.5 => Some(spare.patience_ms.saturating_mul(2).max(SLIP_PATIENCE_MS)),
+        0.0..SLIPS => Some(spare.patience_ms),
+        SLIPS..DOUBTFUL => Some(spare.patience_ms.max(DOUBTFUL_PATIENCE_MS)),
         _ => None,
     }
 }
 
-/// After a bad fact patience is no less than this.
-const SLIP_PATIENCE_MS: u64 = 6 * 3_600_000;
+/// One bad fact may be a slip, or the scanner's; a second one makes a sender doubtful.
+const SLIPS: f32 = 1.5;
+const DOUBTFUL: f32 = 2.5;
+/// The patience of a doubtful sender is no less than this, in milliseconds.
+const DOUBTFUL_PATIENCE_MS: u64 = 6 * 3_600_000;
 
 /// Why a transaction is not refused for what others at its host did, if so.
 fn innocence(facts: &Facts<'_>, round: &mut Round<'_>) -> Result<Option<&'static str>, Pause> {
@@ -225,7 +227,15 @@ impl Check for Blocks {
             Direction::Outbound => &[IdentityKind::SaslUser],
         };
         let sender = round.identity(facts, IdentityKind::PooledSender);
-        let before = round.history(sender)?;
+        let (is_old_news, before) =
+            (blame::is_old_news(facts, event, round), round.history(sender));
+        let (is_old_news, before) = (is_old_news?, before?);
+        if lesson == Lesson::Bad {
+            blame::note_fault(facts, round);
+            if is_old_news {
+                return Ok(());
+            }
+        }
         let same = if lesson == Lesson::Clean { before.clean } else { blame::against(before) };
         for &kind in kinds {
             let key = round.identity(facts, kind);

@@ -38,10 +38,11 @@ enum What {
     UnknownRecipients,
     Traps,
     Spam,
+    SpamNetworks,
     Clean,
 }
 
-const WHATS: [(&str, What); 9] = [
+const WHATS: [(&str, What); 10] = [
     ("messages", What::Messages),
     ("recipients", What::Recipients),
     ("bytes", What::Bytes),
@@ -50,6 +51,7 @@ const WHATS: [(&str, What); 9] = [
     ("unknown_recipients", What::UnknownRecipients),
     ("traps", What::Traps),
     ("spam", What::Spam),
+    ("spam_networks", What::SpamNetworks),
     ("clean", What::Clean),
 ];
 
@@ -332,6 +334,9 @@ impl Check for Thresholds {
     }
 
     fn learn(&self, facts: &Facts<'_>, event: Event, round: &mut Round<'_>) -> Result<(), Pause> {
+        if self.rules.is_empty() || blame::is_old_news(facts, event, round)? {
+            return Ok(());
+        }
         let mut pause = None;
         for (number, rule) in self.rules.iter().enumerate() {
             if !rule.applies(facts) || (facts.is_spared && facts.sasl_user.is_empty()) {
@@ -383,7 +388,11 @@ impl Rule {
             }
             (Limit::Count(what, limit), _) if what.is_event(event) => {
                 let Some(key) = self.key(facts, round) else { return Ok(()) };
-                let counted = round.count(key, self.per_ms, 1)?;
+                let counted = if what == What::SpamNetworks {
+                    round.distinct(key, facts.keys.network, self.per_ms)?
+                } else {
+                    round.count(key, self.per_ms, 1)?
+                };
                 round.remark("used", Value::Number(counted.used));
                 counted.used > limit
             }
@@ -399,7 +408,9 @@ impl Rule {
         }
         let culprits = blame::culprits(facts, self.key, round)?;
         let reason = match self.limit {
-            Limit::SpamShare { .. } | Limit::Count(What::Spam, _) => BlockReason::SpamShare,
+            Limit::SpamShare { .. } | Limit::Count(What::Spam | What::SpamNetworks, _) => {
+                BlockReason::SpamShare
+            }
             Limit::Count(What::Traps, _) => BlockReason::Trap,
             Limit::Count(What::UnknownRecipients, _) => BlockReason::Harvest,
             Limit::Count(..) => BlockReason::Rate,
@@ -415,7 +426,7 @@ impl What {
             (self, event),
             (Self::UnknownRecipients, Event::UnknownRecipient)
                 | (Self::Traps, Event::TrapHit)
-                | (Self::Spam, Event::Spam)
+                | (Self::Spam | Self::SpamNetworks, Event::Spam)
                 | (Self::Clean, Event::Clean)
         )
     }

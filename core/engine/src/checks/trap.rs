@@ -95,7 +95,14 @@ impl Check for Trap {
         if event != Event::TrapHit || facts.is_null_sender() {
             return Ok(());
         }
-        let culprits = blame::culprits(facts, IdentityKind::Client, round)?;
+        let (is_old_news, culprits) = (
+            blame::is_old_news(facts, event, round),
+            blame::culprits(facts, IdentityKind::Client, round),
+        );
+        if is_old_news? {
+            return Ok(());
+        }
+        let culprits = culprits?;
         blame::block(facts, culprits, (BlockReason::Trap, self.term), round);
         Ok(())
     }

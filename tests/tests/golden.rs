@@ -1,0 +1,205 @@
+//! Dialogues in virtual time, as an administrator would write them down: what is asked, what is
+//! answered, and what the checks say of it.
+//!
+//! `golden/AREA/CASE.in` is a configuration, a line `---`, and questions; `CASE.out` is the same
+//! with the answers. `MPP_GOLDEN=write cargo test --test golden` writes the answers anew: read the
+//! difference before you commit it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mpp_doors::policy::{Door, Replay};
+use mpp_hub::Hub;
+use mpp_hub::clock::VirtualClock;
+use mpp_hub::log::DecisionLog;
+use mpp_hub::statistics::Statistics;
+use mpp_settings::form;
+use mpp_stores::embedded::EmbeddedStore;
+use mpp_wire::policy::Request;
+use serde_json::Value;
+
+const SEED: u64 = 7;
+/// 2026-06-01T00:00:00Z.
+const EPOCH_MS: u64 = 1_780_272_000_000;
+
+/// What a word in front of `=` means in the protocol.
+const NAMES: [(&str, &str); 14] = [
+    ("client", "client_address"),
+    ("port", "client_port"),
+    ("name", "client_name"),
+    ("reverse", "reverse_client_name"),
+    ("helo", "helo_name"),
+    ("from", "sender"),
+    ("to", "recipient"),
+    ("user", "sasl_username"),
+    ("stage", "protocol_state"),
+    ("instance", "instance"),
+    ("size", "size"),
+    ("count", "recipient_count"),
+    ("context", "policy_context"),
+    ("verdict", "verdict"),
+];
+
+#[test]
+fn dialogues_go_as_written_down() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    let mut cases = Vec::new();
+    collect(&root, &mut cases);
+    assert!(cases.len() >= 10, "where are the cases?");
+    let writes = std::env::var_os("MPP_GOLDEN").is_some();
+    let mut wrong = Vec::new();
+    for case in cases {
+        let text = std::fs::read_to_string(&case).unwrap();
+        let played = play(&text, case.parent().unwrap());
+        let out = case.with_extension("out");
+        if writes {
+            std::fs::write(&out, &played).unwrap();
+            continue;
+        }
+        let wanted = std::fs::read_to_string(&out).unwrap_or_default();
+        if played != wanted {
+            wrong.push(format!("{}:\n{}", out.display(), first_difference(&wanted, &played)));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn collect(folder: &Path, cases: &mut Vec<PathBuf>) {
+    let mut entries: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            collect(&path, cases);
+        } else if path.extension().is_some_and(|extension| extension == "in") {
+            cases.push(path);
+        }
+    }
+}
+
+fn first_difference(wanted: &str, got: &str) -> String {
+    let lines = wanted.lines().chain(std::iter::repeat("")).zip(got.lines());
+    let found = lines.enumerate().find(|(_, (wanted, got))| wanted != got);
+    match found {
+        Some((number, (wanted, got))) => {
+            format!("  line {}\n  wanted {wanted}\n  got    {got}", number + 1)
+        }
+        None => "  the end is missing".into(),
+    }
+}
+
+/// A node in virtual time.
+struct Node {
+    hub: Arc<Hub>,
+    clock: Arc<VirtualClock>,
+    log: tempfile::TempDir,
+}
+
+impl Node {
+    fn new(configuration: &str, folder: &Path) -> Self {
+        let mut files = BTreeMap::new();
+        let configuration = loop {
+            let mut read = mpp_config::compile("mpp.toml", configuration, &files, SEED);
+            if read.wanted.is_empty() {
+                let problems = read.diagnostics;
+                break read.configuration.take().unwrap_or_else(|| panic!("{problems:?}"));
+            }
+            for name in read.wanted.keys() {
+                files.insert(name.clone(), std::fs::read_to_string(folder.join(name)).unwrap());
+            }
+        };
+        let log = tempfile::tempdir().unwrap();
+        let clock = Arc::new(VirtualClock::default());
+        let hub = Hub::new(
+            EmbeddedStore::in_memory(SEED),
+            Arc::<VirtualClock>::clone(&clock),
+            configuration,
+            Some(DecisionLog::open(log.path(), 1 << 30).unwrap()),
+            Statistics::default(),
+        );
+        Self { hub: Arc::new(hub), clock, log }
+    }
+
+    /// The trace of the last decision.
+    fn trace(&self, known: &mut usize) -> String {
+        self.hub.log().unwrap().settle();
+        let mut lines = Vec::new();
+        for entry in std::fs::read_dir(self.log.path()).unwrap() {
+            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            lines.extend(text.lines().map(ToOwned::to_owned));
+        }
+        assert_eq!(lines.len(), *known + 1, "one line a decision");
+        *known += 1;
+        let line: Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+        let of = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+        let shadow = match of("shadow") {
+            check if check.is_empty() => String::new(),
+            check => format!(" (in shadow, {check} would {})", of("shadow_verdict")),
+        };
+        format!("{}: {}{shadow}", of("policy"), of("trace"))
+    }
+}
+
+fn play(text: &str, folder: &Path) -> String {
+    let (configuration, questions) = text.split_once("\n---\n").expect("a line of three dashes");
+    let node = Node::new(configuration, folder);
+    let door = Door { hub: Arc::clone(&node.hub), virtual_clock: Some(Arc::clone(&node.clock)) };
+    let mut replay = Replay::new(door);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut out = format!("{configuration}\n---\n");
+    let mut known = 0;
+    for line in questions.lines() {
+        out.push_str(line);
+        out.push('\n');
+        if line.trim().is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (repeat, lines) = request(line);
+        for _ in 0..repeat {
+            let request = Request::parse(lines.as_bytes()).unwrap();
+            let answer = runtime.block_on(replay.answer(&request)).unwrap();
+            let _ = writeln!(out, "    {}", without_id(&answer));
+            let _ = writeln!(out, "    . {}", node.trace(&mut known));
+        }
+    }
+    out
+}
+
+/// `TIME word=value ...` in the words of the protocol, and how often to ask.
+fn request(line: &str) -> (u32, String) {
+    let mut words = line.split_whitespace();
+    let at_ms = EPOCH_MS + form::duration_ms(words.next().unwrap()).unwrap();
+    let mut lines = format!("mpp_time={}.{:03}\n", at_ms / 1000, at_ms % 1000);
+    let (mut repeat, mut kind, mut has_stage) = (1, "smtpd_access_policy", false);
+    for word in words {
+        let (name, value) = word.split_once('=').expect("word=value");
+        if name == "times" {
+            repeat = value.parse().unwrap();
+            continue;
+        }
+        let full = NAMES.iter().find(|(short, _)| *short == name).expect("a known word").1;
+        has_stage |= name == "stage";
+        if name == "verdict" {
+            kind = "mpp_verdict";
+        }
+        let value = if value == "<>" { "" } else { &*value.replace('~', " ") };
+        let _ = writeln!(lines, "{full}={value}");
+        if name == "name" && !line.contains("reverse=") {
+            let _ = writeln!(lines, "reverse_client_name={value}");
+        }
+    }
+    if !has_stage {
+        lines.push_str("protocol_state=RCPT\n");
+    }
+    (repeat, format!("request={kind}\n{lines}"))
+}
+
+/// An answer without the id at its end, which grows with time.
+fn without_id(answer: &str) -> String {
+    match answer.rsplit_once(" (") {
+        Some((text, id)) if id.len() == 11 => format!("{text} (ID)"),
+        _ => answer.to_owned(),
+    }
+}
