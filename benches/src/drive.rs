@@ -135,7 +135,10 @@ pub fn drive(target: &Target, plan: &Plan) -> io::Result<Report> {
     }
     let mut events = Events::with_capacity(1024);
     while begun.elapsed() < plan.time && run.report.answers < plan.requests {
-        run.poll.poll(&mut events, Some(Duration::from_millis(100)))?;
+        match run.poll.poll(&mut events, Some(Duration::from_millis(100))) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        }
         for event in &events {
             run.hear(event.token().0)?;
         }

@@ -35,7 +35,10 @@ pub fn serve(address: &str) -> io::Result<()> {
     let (mut next, mut events) = (0, Events::with_capacity(1024));
     let (mut bytes, mut out) = (vec![0; 64 << 10], Vec::new());
     loop {
-        poll.poll(&mut events, None)?;
+        match poll.poll(&mut events, None) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        }
         for event in &events {
             if event.token() != listener {
                 let Some((stream, line_end)) = open.get_mut(&event.token().0) else { continue };

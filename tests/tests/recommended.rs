@@ -1,74 +1,47 @@
 //! `examples/recommended.toml` on simulated months of mail: what must be stopped, and that nothing
 //! that is wanted is lost for it.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "test code: what is not as expected ends the test"
+)]
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
-use mpp_doors::policy::{Door, Replay};
-use mpp_hub::Hub;
-use mpp_hub::clock::VirtualClock;
-use mpp_hub::statistics::Statistics;
-use mpp_stores::embedded::EmbeddedStore;
+use mpp_tests::node::Node;
 use mpp_tests::site::judge::{Ask, Judge, Reply, encode};
 use mpp_tests::site::senders::{Plan, Profile};
 use mpp_tests::site::{play, reference};
-use mpp_wire::policy::Request;
-use tokio::runtime::{Builder, Runtime};
 
-const SEED: u64 = 11;
-
-/// A node of our own, in virtual time and without a network.
-struct Node {
-    replay: Replay,
-    runtime: Runtime,
+/// The recommended site as a judge.
+struct Recommended {
+    node: Node,
     text: String,
 }
 
-impl Node {
+impl Recommended {
     fn new() -> Self {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
         let text = std::fs::read_to_string(examples.join("recommended.toml")).unwrap();
-        let mut files = BTreeMap::new();
-        let configuration = loop {
-            let read = mpp_config::compile("recommended.toml", &text, &files, SEED);
-            if read.wanted.is_empty() {
-                assert_eq!(read.diagnostics, []);
-                break read.configuration.unwrap();
-            }
-            for name in read.wanted.keys() {
-                files.insert(name.clone(), std::fs::read_to_string(examples.join(name)).unwrap());
-            }
-        };
-        let clock = Arc::new(VirtualClock::default());
-        let hub = Hub::new(
-            EmbeddedStore::in_memory(SEED),
-            Arc::<VirtualClock>::clone(&clock),
-            configuration,
-            None,
-            Statistics::default(),
-        );
-        let door = Door { hub: Arc::new(hub), virtual_clock: Some(clock) };
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        Self { replay: Replay::new(door), runtime, text: String::new() }
+        Self { node: Node::new(&text, &examples, None), text: String::new() }
     }
 }
 
-impl Judge for Node {
+impl Judge for Recommended {
     fn ask(&mut self, ask: &Ask<'_>) -> io::Result<Reply> {
         self.text.clear();
         encode(ask, &mut self.text);
-        let request = Request::parse(self.text.trim_end_matches('\n').as_bytes()).unwrap();
-        let answer = self.runtime.block_on(self.replay.answer(&request)).unwrap();
-        Ok(Reply::of_action(&answer))
+        Ok(Reply::of_action(&self.node.answer(&self.text)))
     }
 }
 
 /// `gain`: how many hundredths of the spam are refused beyond what a greylister of triplets refuses.
 fn holds(profile: Profile, seed: u64, gain: f64) {
     let plan = Plan { profile, seed, days: 16.0, scale: 0.15 };
-    let score = play(&plan, &mut Node::new(), false).unwrap();
+    let score = play(&plan, &mut Recommended::new(), false).unwrap();
     let triplets = reference(&plan).unwrap().spam_refused();
     let refused = score.spam_refused();
     let table = || score.table(None);

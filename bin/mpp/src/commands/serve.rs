@@ -25,6 +25,8 @@ use crate::{place, wiring};
 const TICK: Duration = Duration::from_millis(100);
 /// How often statistics are written, and list files looked at.
 const SLOW_TICKS: u32 = 50;
+/// When the store has shrunk by so much, and by a quarter, memory is given back.
+const GIVE_BACK_BYTES: u64 = 4 << 20;
 
 /// Run the daemon.
 #[derive(Debug, Args)]
@@ -149,7 +151,7 @@ impl Node {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ticks = 0_u32;
-        let mut was_good = true;
+        let mut seen = Seen { was_good: true, most_bytes: 0 };
         loop {
             tokio::select! {
                 _ = stop.recv() => return Ok(()),
@@ -160,7 +162,7 @@ impl Node {
                     self.hub.tick();
                     ticks = ticks.wrapping_add(1);
                     if ticks.is_multiple_of(SLOW_TICKS) {
-                        self.look_around(&mut was_good);
+                        self.look_around(&mut seen);
                     }
                 }
             }
@@ -168,7 +170,7 @@ impl Node {
     }
 
     /// The slow part of housekeeping.
-    fn look_around(&self, was_good: &mut bool) {
+    fn look_around(&self, seen: &mut Seen) {
         if self.reloader.lists_changed() {
             // As above.
             drop(self.reloader.reload());
@@ -177,14 +179,27 @@ impl Node {
         let health = self.hub.store().health();
         let is_good = health == Health::Good;
         match health {
-            Health::MemoryOnly(why) if *was_good => {
+            Health::MemoryOnly(why) if seen.was_good => {
                 mpp_hub::say(&format!("the store goes on from memory only: {why}"));
             }
-            Health::Good if !*was_good => mpp_hub::say("the store is durable again"),
+            Health::Good if !seen.was_good => mpp_hub::say("the store is durable again"),
             Health::Good | Health::MemoryOnly(_) => {}
         }
-        *was_good = is_good;
+        seen.was_good = is_good;
+        let bytes = self.hub.store().counts().memory_bytes;
+        seen.most_bytes = seen.most_bytes.max(bytes);
+        if seen.most_bytes - bytes > GIVE_BACK_BYTES.max(seen.most_bytes / 4) {
+            mpp_heap::give_back();
+            seen.most_bytes = bytes;
+        }
     }
+}
+
+/// What housekeeping has seen so far.
+struct Seen {
+    was_good: bool,
+    /// The most that the store took since memory was given back.
+    most_bytes: u64,
 }
 
 /// One worker thread: it takes connections and answers on them.

@@ -19,16 +19,7 @@ use crate::verdict::{Action, Cause, Numbers, Verdict};
 pub const KIND: Kind = Kind {
     name: "block",
     summary: "Refuse an identity that was blocked until a time",
-    stages: &[
-        Stage::Connect,
-        Stage::Helo,
-        Stage::Mail,
-        Stage::Rcpt,
-        Stage::Data,
-        Stage::EndOfMessage,
-        Stage::Vrfy,
-        Stage::Etrn,
-    ],
+    stages: &Stage::EVERY,
     default_mode: "enforce",
     read: |table, _| Arc::new(Blocks::read(table)),
 };
