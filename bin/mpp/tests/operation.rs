@@ -299,6 +299,28 @@ fn mail_flows_while_mpp_is_away_and_memory_comes_back() {
 }
 
 #[test]
+fn a_stream_of_mail_survives_reloads_and_restarts() {
+    let mut host = MailHost::start(MPP, "[policy.default.greylist]\ndelay = \"1h\"\n");
+    let mut sender = host.postfix.flood(1_500);
+    for round in 1..4 {
+        until("some more mail", || (host.postfix.delivered() > round * 100).then_some(()));
+        host.mpp.tell(&["reload"]);
+        host.mpp.hang_up();
+        host.mpp.kill();
+        host.mpp.launch();
+    }
+    let sent = until("the end of the stream", || sender.try_wait().ok().flatten());
+    assert!(sent.success(), "{sent}: some message was refused");
+    host.postfix.wait_for_delivered(1_500);
+    // The last life of mpp was asked: about recipients, and at the end of messages.
+    let stats = host.mpp.json(&["stats"]).to_string();
+    assert!(stats.contains(r#""action":"accept""#), "{stats}");
+    let log = host.postfix.log();
+    let bad = log.lines().find(|line| line.contains("fatal") || line.contains("unknown action"));
+    assert_eq!(bad, None);
+}
+
+#[test]
 fn the_status_names_what_runs() {
     let mpp = daemon(NO_GREYLIST);
     let status = mpp.json(&["status"]);

@@ -107,8 +107,9 @@ impl Machine {
         self.daemon = Some(child);
         let address = format!("{}:10040", self.address);
         until("an mpp that listens", || std::net::TcpStream::connect(&address).ok());
-        let said = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-        assert!(said.contains(&format!("mpp: policy service on {address}")), "{said}");
+        let line = format!("mpp: policy service on {address}");
+        let said = || fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        until(&line, || said().contains(&line).then_some(()));
     }
 
     /// Says the lines of the client; what the server says that is not written is the error.
