@@ -208,6 +208,11 @@ impl Check for Blocks {
             Event::TrapHit | Event::UnknownRecipient | Event::OverLimit(_) => return Ok(()),
         };
         let kinds: &[IdentityKind] = match facts.direction {
+            // Drones come once and are many: of a host without an organisation no more is kept
+            // than is looked at.
+            Direction::Inbound if facts.keys.organisation == 0 => {
+                &[IdentityKind::Client, IdentityKind::PooledSender]
+            }
             Direction::Inbound => &[
                 IdentityKind::Client,
                 IdentityKind::Network,
