@@ -67,65 +67,108 @@ impl<'a> Request<'a> {
         }
         let mut request = Self::default();
         let mut rest = lines;
+        let mut next = 0;
         while !rest.is_empty() {
             let end = memchr(b'\n', rest).unwrap_or(rest.len());
             let (line, tail) = rest.split_at(end);
             rest = tail.get(1..).unwrap_or_default();
-            let equals = memchr(b'=', line).ok_or(Malformed::NoEquals)?;
-            let (name, value) = line.split_at(equals);
-            request.set(name, value.get(1..).unwrap_or_default());
+            // They come in Postfix's order, so the one behind the last is tried first.
+            let known = NAMES.get(next).and_then(|name| Some((next, value_of(line, name)?)));
+            let (number, value) = if let Some(known) = known {
+                known
+            } else {
+                let equals = memchr(b'=', line).ok_or(Malformed::NoEquals)?;
+                let (name, value) = line.split_at(equals);
+                let value = value.get(1..).unwrap_or_default();
+                let Some(number) = NAMES.iter().position(|known| *known == name) else {
+                    request.keep_unknown(name, value);
+                    continue;
+                };
+                (number, value)
+            };
+            if let Some(place) = request.place(number) {
+                *place = value;
+            }
+            next = number + 1;
         }
         if request.request.is_empty() { Err(Malformed::NoRequest) } else { Ok(request) }
     }
 
-    fn set(&mut self, name: &'a [u8], value: &'a [u8]) {
-        let place = match name {
-            b"request" => &mut self.request,
-            b"protocol_state" => &mut self.protocol_state,
-            b"helo_name" => &mut self.helo_name,
-            b"queue_id" => &mut self.queue_id,
-            b"sender" => &mut self.sender,
-            b"recipient" => &mut self.recipient,
-            b"recipient_count" => &mut self.recipient_count,
-            b"client_address" => &mut self.client_address,
-            b"client_name" => &mut self.client_name,
-            b"reverse_client_name" => &mut self.reverse_client_name,
-            b"client_port" => &mut self.client_port,
-            b"instance" => &mut self.instance,
-            b"sasl_username" => &mut self.sasl_username,
-            b"size" => &mut self.size,
-            b"policy_context" => &mut self.policy_context,
-            b"verdict" => &mut self.verdict,
-            b"mpp_time" => &mut self.mpp_time,
-            // What Postfix sends and nothing here looks at.
-            b"protocol_name"
-            | b"sasl_method"
-            | b"sasl_sender"
-            | b"ccert_subject"
-            | b"ccert_issuer"
-            | b"ccert_fingerprint"
-            | b"ccert_pubkey_fingerprint"
-            | b"encryption_protocol"
-            | b"encryption_cipher"
-            | b"encryption_keysize"
-            | b"etrn_domain"
-            | b"stress"
-            | b"server_address"
-            | b"server_port"
-            | b"compatibility_level"
-            | b"mail_version"
-            | b"tls_sni"
-            | b"client_port_name" => return,
-            _ => {
-                if let Some(free) = self.unknown.iter_mut().find(|(name, _)| name.is_empty()) {
-                    *free = (name, value);
-                }
-                return;
-            }
-        };
-        *place = value;
+    /// Where the value of a name belongs, by its number in [`NAMES`]; nothing looks at the others.
+    fn place(&mut self, number: usize) -> Option<&mut &'a [u8]> {
+        Some(match number {
+            0 => &mut self.request,
+            1 => &mut self.protocol_state,
+            3 => &mut self.client_address,
+            4 => &mut self.client_name,
+            5 => &mut self.client_port,
+            6 => &mut self.reverse_client_name,
+            9 => &mut self.helo_name,
+            10 => &mut self.sender,
+            11 => &mut self.recipient,
+            12 => &mut self.recipient_count,
+            13 => &mut self.queue_id,
+            14 => &mut self.instance,
+            15 => &mut self.size,
+            19 => &mut self.sasl_username,
+            28 => &mut self.policy_context,
+            31 => &mut self.verdict,
+            32 => &mut self.mpp_time,
+            _ => return None,
+        })
+    }
+
+    fn keep_unknown(&mut self, name: &'a [u8], value: &'a [u8]) {
+        if let Some(free) = self.unknown.iter_mut().find(|(name, _)| name.is_empty()) {
+            *free = (name, value);
+        }
     }
 }
+
+/// The value in a line, if it has that name.
+fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    line.strip_prefix(name)?.strip_prefix(b"=")
+}
+
+/// The names of all attributes, in the order in which Postfix 3.7 sends them; then ours, and those
+/// of other versions.
+const NAMES: [&[u8]; 35] = [
+    b"request",
+    b"protocol_state",
+    b"protocol_name",
+    b"client_address",
+    b"client_name",
+    b"client_port",
+    b"reverse_client_name",
+    b"server_address",
+    b"server_port",
+    b"helo_name",
+    b"sender",
+    b"recipient",
+    b"recipient_count",
+    b"queue_id",
+    b"instance",
+    b"size",
+    b"etrn_domain",
+    b"stress",
+    b"sasl_method",
+    b"sasl_username",
+    b"sasl_sender",
+    b"ccert_subject",
+    b"ccert_issuer",
+    b"ccert_fingerprint",
+    b"ccert_pubkey_fingerprint",
+    b"encryption_protocol",
+    b"encryption_cipher",
+    b"encryption_keysize",
+    b"policy_context",
+    b"compatibility_level",
+    b"mail_version",
+    b"verdict",
+    b"mpp_time",
+    b"tls_sni",
+    b"client_port_name",
+];
 
 /// Cuts a stream into requests. It holds only what a read has left of an unfinished one.
 #[derive(Debug, Default)]
@@ -252,6 +295,41 @@ mod tests {
         assert_eq!(request.recipient, b"");
         assert_eq!(request.unknown[0], (&b"future"[..], &b"x=y"[..]));
         assert_eq!(request.unknown[1].0, b"");
+    }
+
+    #[test]
+    fn every_attribute_has_its_place_in_any_order() {
+        let mut lines: Vec<String> = NAMES
+            .iter()
+            .map(|name| format!("{0}=<{0}>\n", String::from_utf8_lossy(name)))
+            .collect();
+        for _ in 0..2 {
+            let text = lines.concat();
+            let request = Request::parse(text.trim_end().as_bytes()).unwrap();
+            for (value, name) in [
+                (request.request, "request"),
+                (request.protocol_state, "protocol_state"),
+                (request.client_address, "client_address"),
+                (request.client_name, "client_name"),
+                (request.client_port, "client_port"),
+                (request.reverse_client_name, "reverse_client_name"),
+                (request.helo_name, "helo_name"),
+                (request.sender, "sender"),
+                (request.recipient, "recipient"),
+                (request.recipient_count, "recipient_count"),
+                (request.queue_id, "queue_id"),
+                (request.instance, "instance"),
+                (request.size, "size"),
+                (request.sasl_username, "sasl_username"),
+                (request.policy_context, "policy_context"),
+                (request.verdict, "verdict"),
+                (request.mpp_time, "mpp_time"),
+            ] {
+                assert_eq!(value, format!("<{name}>").as_bytes());
+            }
+            assert_eq!(request.unknown[0].0, b"");
+            lines.reverse();
+        }
     }
 
     #[test]
