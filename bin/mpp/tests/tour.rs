@@ -227,47 +227,6 @@ fn documents() -> Vec<(PathBuf, String)> {
 }
 
 #[test]
-fn links_between_documents_lead_somewhere() {
-    for (document, text) in documents() {
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let file = link.split('#').next().unwrap_or_default();
-            if !link.contains("://") && !file.is_empty() {
-                let target = document.parent().expect("a folder").join(file);
-                assert!(target.exists(), "{} links to {link}", document.display());
-            }
-        }
-    }
-}
-
-#[test]
-fn settings_in_documents_are_sound() {
-    let mut count = 0;
-    for (document, text) in documents() {
-        for fenced in text.split("\n```toml\n").skip(1) {
-            let settings = fenced.split("\n```").next().unwrap_or_default();
-            let folder = folder();
-            fs::write(folder.path().join("mpp.toml"), settings).expect("our own folder");
-            // List files that it names are there, and empty.
-            for word in settings.split('"') {
-                let name = word.strip_prefix("file:").unwrap_or(word);
-                if [".txt", ".regex", ".cidr"].iter().any(|end| name.ends_with(end)) {
-                    let path = folder.path().join(name);
-                    fs::create_dir_all(path.parent().expect("a folder")).expect("our own folder");
-                    fs::write(path, "").expect("our own folder");
-                }
-            }
-            let mut check = Command::new(MPP);
-            let check = check.args(["check", "--config"]).arg(folder.path().join("mpp.toml"));
-            let output = check.output().expect("mpp");
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{}:\n{settings}\n{said}", document.display());
-            count += 1;
-        }
-    }
-    assert!(count > 2, "{count} examples are few");
-}
-
-#[test]
 fn commands_in_documents_exist() {
     for (document, text) in documents() {
         let lines = text.lines().filter_map(|line| line.strip_prefix("$ mpp "));
