@@ -82,6 +82,7 @@ fn blocks_are_listed_made_and_lifted() {
     for (kind, identity, who) in [
         ("client", DRONE, Who::at(DRONE)),
         ("client", "2001:db8::5", Who::at("IPV6:2001:db8::5")),
+        ("client", "192.0.2.77", Who::at("IPV6:::ffff:192.0.2.77")),
         ("network", "192.0.2.0/24", Who::at(DRONE)),
         ("organisation", "x.example", Who::at(DRONE).named("mx.x.example")),
         ("sender", "a@x.example", Who::at(DRONE)),
@@ -97,6 +98,11 @@ fn blocks_are_listed_made_and_lifted() {
         assert_eq!(code(who), 250, "after {kind} {identity}");
     }
     assert_eq!(host.mpp.tell(&["blocks", "list"]), "nothing is blocked\n");
+    // The same address in another spelling.
+    host.mpp.tell(&["blocks", "add", "client", "::ffff:192.0.2.66", "--for", "1h"]);
+    assert_eq!(code(Who::at(DRONE)), 450);
+    host.mpp.tell(&["blocks", "remove", "client", "::FFFF:192.0.2.66"]);
+    assert_eq!(code(Who::at(DRONE)), 250);
     // It never outlives its period.
     host.mpp.tell(&["blocks", "add", "client", DRONE, "--for", "1s"]);
     assert_eq!(code(Who::at(DRONE)), 450);
@@ -104,6 +110,10 @@ fn blocks_are_listed_made_and_lifted() {
     for (arguments, word) in [
         (["client", "127.0.0.1", "--for", "1h"], "never blocked"),
         (["client", "nobody", "--for", "1h"], "nobody"),
+        (["network", "192.0.2.0/25", "--for", "1h"], "by the /24 here, such as `192.0.2.0/24`"),
+        (["organisation", "mx.x.example", "--for", "1h"], "part of `x.example`"),
+        (["organisation", "example", "--for", "1h"], "not the domain of an organisation"),
+        (["helo", "x.example", "--for", "1h"], "never asked about"),
         (["clint", DRONE, "--for", "1h"], "`clint` is none of client, network"),
         (["client", DRONE, "--for", "soon"], "soon"),
     ] {
