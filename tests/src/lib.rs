@@ -15,5 +15,6 @@
     reason = "test code: what is not as expected ends the test"
 )]
 
+pub mod node;
 pub mod real;
 pub mod site;

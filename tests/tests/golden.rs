@@ -4,23 +4,21 @@
 //! `golden/AREA/CASE.in` is a configuration, a line `---`, and questions; `CASE.out` is the same
 //! with the answers. `MPP_GOLDEN=write cargo test --test golden` writes the answers anew: read the
 //! difference before you commit it.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "test code: what is not as expected ends the test"
+)]
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use mpp_doors::policy::{Door, Replay};
-use mpp_hub::Hub;
-use mpp_hub::clock::VirtualClock;
-use mpp_hub::log::DecisionLog;
-use mpp_hub::statistics::Statistics;
 use mpp_settings::form;
-use mpp_stores::embedded::EmbeddedStore;
-use mpp_wire::policy::Request;
+use mpp_tests::node::Node;
 use serde_json::Value;
 
-const SEED: u64 = 7;
 /// 2026-06-01T00:00:00Z.
 const EPOCH_MS: u64 = 1_780_272_000_000;
 
@@ -90,64 +88,29 @@ fn first_difference(wanted: &str, got: &str) -> String {
     }
 }
 
-/// A node in virtual time.
-struct Node {
-    hub: Arc<Hub>,
-    clock: Arc<VirtualClock>,
-    log: tempfile::TempDir,
-}
-
-impl Node {
-    fn new(configuration: &str, folder: &Path) -> Self {
-        let mut files = BTreeMap::new();
-        let configuration = loop {
-            let mut read = mpp_config::compile("mpp.toml", configuration, &files, SEED);
-            if read.wanted.is_empty() {
-                let problems = read.diagnostics;
-                break read.configuration.take().unwrap_or_else(|| panic!("{problems:?}"));
-            }
-            for name in read.wanted.keys() {
-                files.insert(name.clone(), std::fs::read_to_string(folder.join(name)).unwrap());
-            }
-        };
-        let log = tempfile::tempdir().unwrap();
-        let clock = Arc::new(VirtualClock::default());
-        let hub = Hub::new(
-            EmbeddedStore::in_memory(SEED),
-            Arc::<VirtualClock>::clone(&clock),
-            configuration,
-            Some(DecisionLog::open(log.path(), 1 << 30).unwrap()),
-            Statistics::default(),
-        );
-        Self { hub: Arc::new(hub), clock, log }
+/// The trace of the last decision.
+fn trace(node: &Node, log: &Path, known: &mut usize) -> String {
+    node.hub.log().unwrap().settle();
+    let mut lines = Vec::new();
+    for entry in std::fs::read_dir(log).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        lines.extend(text.lines().map(ToOwned::to_owned));
     }
-
-    /// The trace of the last decision.
-    fn trace(&self, known: &mut usize) -> String {
-        self.hub.log().unwrap().settle();
-        let mut lines = Vec::new();
-        for entry in std::fs::read_dir(self.log.path()).unwrap() {
-            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
-            lines.extend(text.lines().map(ToOwned::to_owned));
-        }
-        assert_eq!(lines.len(), *known + 1, "one line a decision");
-        *known += 1;
-        let line: Value = serde_json::from_str(lines.last().unwrap()).unwrap();
-        let of = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
-        let shadow = match of("shadow") {
-            check if check.is_empty() => String::new(),
-            check => format!(" (in shadow, {check} would {})", of("shadow_verdict")),
-        };
-        format!("{}: {}{shadow}", of("policy"), of("trace"))
-    }
+    assert_eq!(lines.len(), *known + 1, "one line a decision");
+    *known += 1;
+    let line: Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+    let of = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+    let shadow = match of("shadow") {
+        check if check.is_empty() => String::new(),
+        check => format!(" (in shadow, {check} would {})", of("shadow_verdict")),
+    };
+    format!("{}: {}{shadow}", of("policy"), of("trace"))
 }
 
 fn play(text: &str, folder: &Path) -> String {
     let (configuration, questions) = text.split_once("\n---\n").expect("a line of three dashes");
-    let node = Node::new(configuration, folder);
-    let door = Door { hub: Arc::clone(&node.hub), virtual_clock: Some(Arc::clone(&node.clock)) };
-    let mut replay = Replay::new(door);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let log = tempfile::tempdir().unwrap();
+    let mut node = Node::new(configuration, folder, Some(log.path()));
     let mut out = format!("{configuration}\n---\n");
     let mut known = 0;
     for line in questions.lines() {
@@ -158,10 +121,8 @@ fn play(text: &str, folder: &Path) -> String {
         }
         let (repeat, lines) = request(line);
         for _ in 0..repeat {
-            let request = Request::parse(lines.as_bytes()).unwrap();
-            let answer = runtime.block_on(replay.answer(&request)).unwrap();
-            let _ = writeln!(out, "    {}", without_id(&answer));
-            let _ = writeln!(out, "    . {}", node.trace(&mut known));
+            let _ = writeln!(out, "    {}", without_id(&node.answer(&lines)));
+            let _ = writeln!(out, "    . {}", trace(&node, log.path(), &mut known));
         }
     }
     out

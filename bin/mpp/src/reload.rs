@@ -7,13 +7,15 @@ use mpp_admin::Control;
 use mpp_hub::Hub;
 use serde_json::{Value, json};
 
-use crate::load::{self, Lists};
+use crate::load::{self, Lists, Stamp};
 
 /// Reads the configuration again when told to, or when a list file has changed.
 pub(crate) struct Reloader {
     hub: Arc<Hub>,
     config: Option<PathBuf>,
     lists: Mutex<Lists>,
+    /// The stamps of the list files at the last look.
+    seen: Mutex<Vec<Stamp>>,
     listeners: Vec<String>,
     state: PathBuf,
 }
@@ -26,13 +28,19 @@ impl Reloader {
         (listeners, state): (Vec<String>, PathBuf),
     ) -> Self {
         let config = config.map(Path::to_owned);
-        Self { hub, config, lists: Mutex::new(lists), listeners, state }
+        Self { hub, config, lists: Mutex::new(lists), seen: Mutex::default(), listeners, state }
     }
 
-    /// Whether a list file is not as it was read.
+    /// Whether a list file is not as it was read, and nobody writes to it any more: half a list of
+    /// users would refuse the others. To be called once in a while; two calls must see the same.
     pub(crate) fn lists_changed(&self) -> bool {
         let lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        lists.iter().any(|(path, stamp)| load::stamp(path) != *stamp)
+        let now: Vec<Stamp> = lists.iter().map(|(path, _)| load::stamp(path)).collect();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_still = *seen == now;
+        let has_changed = lists.iter().zip(&now).any(|((_, read), now)| read != now);
+        *seen = now;
+        is_still && has_changed
     }
 }
 

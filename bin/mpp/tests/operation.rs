@@ -82,6 +82,7 @@ fn blocks_are_listed_made_and_lifted() {
     for (kind, identity, who) in [
         ("client", DRONE, Who::at(DRONE)),
         ("client", "2001:db8::5", Who::at("IPV6:2001:db8::5")),
+        ("client", "192.0.2.77", Who::at("IPV6:::ffff:192.0.2.77")),
         ("network", "192.0.2.0/24", Who::at(DRONE)),
         ("organisation", "x.example", Who::at(DRONE).named("mx.x.example")),
         ("sender", "a@x.example", Who::at(DRONE)),
@@ -97,6 +98,11 @@ fn blocks_are_listed_made_and_lifted() {
         assert_eq!(code(who), 250, "after {kind} {identity}");
     }
     assert_eq!(host.mpp.tell(&["blocks", "list"]), "nothing is blocked\n");
+    // The same address in another spelling.
+    host.mpp.tell(&["blocks", "add", "client", "::ffff:192.0.2.66", "--for", "1h"]);
+    assert_eq!(code(Who::at(DRONE)), 450);
+    host.mpp.tell(&["blocks", "remove", "client", "::FFFF:192.0.2.66"]);
+    assert_eq!(code(Who::at(DRONE)), 250);
     // It never outlives its period.
     host.mpp.tell(&["blocks", "add", "client", DRONE, "--for", "1s"]);
     assert_eq!(code(Who::at(DRONE)), 450);
@@ -104,6 +110,10 @@ fn blocks_are_listed_made_and_lifted() {
     for (arguments, word) in [
         (["client", "127.0.0.1", "--for", "1h"], "never blocked"),
         (["client", "nobody", "--for", "1h"], "nobody"),
+        (["network", "192.0.2.0/25", "--for", "1h"], "by the /24 here, such as `192.0.2.0/24`"),
+        (["organisation", "mx.x.example", "--for", "1h"], "part of `x.example`"),
+        (["organisation", "example", "--for", "1h"], "not the domain of an organisation"),
+        (["helo", "x.example", "--for", "1h"], "never asked about"),
         (["clint", DRONE, "--for", "1h"], "`clint` is none of client, network"),
         (["client", DRONE, "--for", "soon"], "soon"),
     ] {
@@ -296,6 +306,28 @@ fn mail_flows_while_mpp_is_away_and_memory_comes_back() {
     host.mpp.launch();
     assert_eq!(host.attempt(server, "other@x.example", "eve@test.example").code, 250, "proven");
     assert_eq!(host.attempt(Who::at(DRONE), "a@x.example", "bob@test.example").code, 450);
+}
+
+#[test]
+fn a_stream_of_mail_survives_reloads_and_restarts() {
+    let mut host = MailHost::start(MPP, "[policy.default.greylist]\ndelay = \"1h\"\n");
+    let mut sender = host.postfix.flood(1_500);
+    for round in 1..4 {
+        until("some more mail", || (host.postfix.delivered() > round * 100).then_some(()));
+        host.mpp.tell(&["reload"]);
+        host.mpp.hang_up();
+        host.mpp.kill();
+        host.mpp.launch();
+    }
+    let sent = until("the end of the stream", || sender.try_wait().ok().flatten());
+    assert!(sent.success(), "{sent}: some message was refused");
+    host.postfix.wait_for_delivered(1_500);
+    // The last life of mpp was asked: about recipients, and at the end of messages.
+    let stats = host.mpp.json(&["stats"]).to_string();
+    assert!(stats.contains(r#""action":"accept""#), "{stats}");
+    let log = host.postfix.log();
+    let bad = log.lines().find(|line| line.contains("fatal") || line.contains("unknown action"));
+    assert_eq!(bad, None);
 }
 
 #[test]

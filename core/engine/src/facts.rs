@@ -38,6 +38,18 @@ impl Stage {
         (Self::Etrn, "ETRN"),
     ];
 
+    /// All stages, in the order in which they come.
+    pub const EVERY: [Self; 8] = [
+        Self::Connect,
+        Self::Helo,
+        Self::Mail,
+        Self::Rcpt,
+        Self::Data,
+        Self::EndOfMessage,
+        Self::Vrfy,
+        Self::Etrn,
+    ];
+
     /// The name that log and commands use.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(stage, _)| *stage == self).map_or("", |(_, name)| name)

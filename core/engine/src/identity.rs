@@ -187,7 +187,8 @@ pub struct Parties<'a> {
 pub fn parse_subject(kind: IdentityKind, text: &str) -> Result<Subject, String> {
     match kind {
         IdentityKind::Client => {
-            text.parse().map(Subject::Address).map_err(|_| format!("`{text}` is not an address"))
+            let address = text.parse::<IpAddr>().map_err(|_| format!("`{text}` is not an address"));
+            address.map(|address| Subject::Address(address.to_canonical()))
         }
         IdentityKind::Network => crate::network::parse(text).map(Subject::Network),
         IdentityKind::PooledDomain | IdentityKind::PooledSender => {

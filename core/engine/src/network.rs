@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use ipnet::IpNet;
 
 /// A set of networks; a look-up costs one probe per distinct prefix length, however many there are.
@@ -45,6 +45,43 @@ impl FromIterator<IpNet> for NetworkSet {
         let mut set = Self::default();
         networks.into_iter().for_each(|network| set.insert(network));
         set
+    }
+}
+
+/// Numbers by network; a look-up costs one probe per distinct prefix length.
+#[derive(Clone, Debug, Default)]
+pub struct NetworkMap {
+    /// Longest prefix first.
+    lengths: Vec<u8>,
+    numbers: HashMap<(u128, u8, bool), Vec<u32>>,
+}
+
+impl NetworkMap {
+    /// Adds a number to those of a network.
+    pub fn add(&mut self, network: IpNet, number: u32) {
+        let network = network.trunc();
+        let length = network.prefix_len();
+        if let Err(at) = self.lengths.binary_search_by(|other| length.cmp(other)) {
+            self.lengths.insert(at, length);
+        }
+        let key = (bits(network.addr()), length, network.addr().is_ipv6());
+        self.numbers.entry(key).or_default().push(number);
+    }
+
+    /// Changes the numbers of each network.
+    pub fn for_each(&mut self, change: impl FnMut(&mut Vec<u32>)) {
+        self.numbers.values_mut().for_each(change);
+    }
+
+    /// The numbers of the networks that hold an address, longest prefix first.
+    pub fn containing(&self, address: IpAddr) -> impl Iterator<Item = &Vec<u32>> {
+        let address = address.to_canonical();
+        let (is_v6, bits) = (address.is_ipv6(), bits(address));
+        let width = if is_v6 { 128 } else { 32 };
+        let fitting = self.lengths.iter().filter(move |length| **length <= width);
+        fitting.filter_map(move |&length| {
+            self.numbers.get(&(masked(bits, width, length), length, is_v6))
+        })
     }
 }
 
@@ -173,6 +210,21 @@ mod tests {
         assert!(!NetworkSet::default().contains(ip("::1")));
         let all: NetworkSet = [parse("0.0.0.0/0").unwrap()].into_iter().collect();
         assert!(all.contains(ip("8.8.8.8")) && !all.contains(ip("::1")));
+    }
+
+    #[test]
+    fn the_longest_prefix_comes_first() {
+        let mut map = NetworkMap::default();
+        for (number, network) in
+            ["10.0.0.0/8", "10.1.0.0/16", "0.0.0.0/0", "::/0", "10.1.2.3"].iter().enumerate()
+        {
+            map.add(parse(network).unwrap(), u32::try_from(number).unwrap());
+        }
+        map.add(parse("10.1.0.0/16").unwrap(), 9);
+        let of = |address| map.containing(ip(address)).flatten().copied().collect::<Vec<_>>();
+        assert_eq!(of("10.1.2.3"), [4, 1, 9, 0, 2]);
+        assert_eq!(of("::ffff:10.2.0.1"), [0, 2]);
+        assert_eq!(of("2001:db8::1"), [3]);
     }
 
     #[test]

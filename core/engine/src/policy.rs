@@ -13,7 +13,7 @@ use crate::address;
 use crate::checks::Armed;
 use crate::facts::{Direction, Facts};
 use crate::identity::Keyring;
-use crate::network::NetworkSet;
+use crate::network::{NetworkMap, NetworkSet};
 use crate::verdict::Verdict;
 
 /// The settings that hold for a transaction.
@@ -117,7 +117,7 @@ pub struct Policies {
     default: Arc<Policy>,
     entries: Vec<Entry>,
     index: HashMap<(Side, u64), Vec<u32>>,
-    networks: Vec<(IpNet, u32)>,
+    networks: NetworkMap,
     directed: Vec<u32>,
     sides: [bool; 3],
     has_parents: [bool; 3],
@@ -161,7 +161,7 @@ impl Policies {
             default,
             entries: Vec::with_capacity(others.len()),
             index: HashMap::new(),
-            networks: Vec::new(),
+            networks: NetworkMap::default(),
             directed: Vec::new(),
             sides: [false; 3],
             has_parents: [false; 3],
@@ -176,9 +176,7 @@ impl Policies {
         };
         index.values_mut().for_each(|numbers| numbers.sort_by_key(narrower));
         directed.sort_by_key(narrower);
-        networks.sort_by_key(|(network, number)| {
-            (std::cmp::Reverse(network.prefix_len()), narrower(number))
-        });
+        networks.for_each(|numbers| numbers.sort_by_key(narrower));
         policies
     }
 
@@ -206,7 +204,7 @@ impl Policies {
                 }
             }
             None if wanted.client.is_empty() => self.directed.push(number),
-            None => self.networks.extend(wanted.client.iter().map(|network| (*network, number))),
+            None => wanted.client.iter().for_each(|network| self.networks.add(*network, number)),
         }
         let client = wanted.client.into_iter().collect();
         self.entries
@@ -266,11 +264,8 @@ impl Policies {
     }
 
     fn by_network(&self, facts: &Facts<'_>) -> Option<&Arc<Policy>> {
-        let client = facts.client.to_canonical();
-        self.networks
-            .iter()
-            .filter(|(network, _)| network.contains(&client))
-            .find_map(|(_, number)| self.fitting(*number, facts, None))
+        let found = self.networks.containing(facts.client);
+        found.flatten().find_map(|number| self.fitting(*number, facts, None))
     }
 
     /// The policy of that number if all that it wants fits; `found` has been looked up already.

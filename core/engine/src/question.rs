@@ -244,6 +244,9 @@ pub struct History {
 /// After this time what was learnt counts half.
 pub const HISTORY_HALF_LIFE_MS: u64 = 14 * 24 * 3_600_000;
 
+/// A history of less weight in all is none: a single fact is remembered for 28 days.
+pub const HISTORY_LEAST: f32 = 0.25;
+
 /// What an observation says of an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lesson {

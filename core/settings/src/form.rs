@@ -82,6 +82,16 @@ pub fn size_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Writes a size the way [`size_bytes`] reads it, exactly: "25 MiB", "1500 B".
+pub fn size_text(bytes: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let fits = |(_, bits): &&(&str, u32)| bytes > 0 && bytes.is_multiple_of(1 << bits);
+    match units.iter().find(fits) {
+        Some((unit, bits)) => format!("{} {unit}", bytes >> bits),
+        None => format!("{bytes} B"),
+    }
+}
+
 /// A number, the unit behind it, and what follows, spaces skipped.
 fn number_and_unit(text: &str) -> (&str, &str, &str) {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -171,6 +181,9 @@ mod tests {
         assert_eq!(size_bytes("25 MiB"), Ok(25 << 20));
         assert_eq!(size_bytes("1.5KiB"), Ok(1536));
         assert_eq!(size_bytes("512"), Ok(512));
+        for text in ["0 B", "1500 B", "3 KiB", "25 MiB", "1025 GiB", "2 TiB"] {
+            assert_eq!(size_text(size_bytes(text).unwrap()), text);
+        }
         assert!(size_bytes("5 apples").is_err() && size_bytes("MiB").is_err());
     }
 

@@ -139,7 +139,7 @@ impl<'t> Reader<'t> {
     pub fn size_bytes(&mut self, name: &'static str, default: &str) -> u64 {
         let read = self.form(name, "a size such as \"25 MiB\"", form::size_bytes);
         let value = read.unwrap_or_else(|| form::size_bytes(default).unwrap_or(0));
-        self.note(name, format!("\"{value} B\""));
+        self.note(name, format!("{:?}", form::size_text(value)));
         value
     }
 
@@ -262,16 +262,7 @@ impl<'t> Reader<'t> {
             self.note(name, format!("{default:?}"));
             return items;
         };
-        let single = std::slice::from_ref(value);
-        let written = if let Kind::List(list) = &value.kind { list.as_slice() } else { single };
-        let mut shown = Vec::new();
-        for value in written {
-            let Kind::Text(text) = &value.kind else {
-                let found = value.described();
-                self.wrong(value, name, &format!("expected a string, found {found}"));
-                continue;
-            };
-            shown.push(text.as_str());
+        for (text, value) in self.texts(name, value, "a string") {
             match text.strip_prefix("file:") {
                 Some(file) => self.list_file(file, value, &mut parse, &mut items),
                 None => match parse(text) {
@@ -280,7 +271,6 @@ impl<'t> Reader<'t> {
                 },
             }
         }
-        self.note(name, format!("{shown:?}"));
         items
     }
 
@@ -292,21 +282,29 @@ impl<'t> Reader<'t> {
     ) -> Vec<T> {
         let mut items = Vec::new();
         let Some((_, value)) = self.value(name) else { return items };
-        let single = std::slice::from_ref(value);
-        let written = if let Kind::List(list) = &value.kind { list.as_slice() } else { single };
-        let mut shown = Vec::new();
-        for value in written {
-            let Kind::Text(text) = &value.kind else {
-                let found = value.described();
-                self.wrong(value, name, &format!("expected a file name, found {found}"));
-                continue;
-            };
-            shown.push(text.as_str());
+        for (text, value) in self.texts(name, value, "a file name") {
             let file = text.strip_prefix("file:").unwrap_or(text);
             self.list_file(file, value, &mut parse, &mut items);
         }
-        self.note(name, format!("{shown:?}"));
         items
+    }
+
+    /// The strings of a list, or the only one; what is no string is reported.
+    fn texts(&self, name: &str, value: &'t Value, wanted: &str) -> Vec<(&'t str, &'t Value)> {
+        let single = std::slice::from_ref(value);
+        let written = if let Kind::List(list) = &value.kind { list.as_slice() } else { single };
+        let mut texts = Vec::new();
+        for value in written {
+            if let Kind::Text(text) = &value.kind {
+                texts.push((text.as_str(), value));
+            } else {
+                let found = value.described();
+                self.wrong(value, name, &format!("expected {wanted}, found {found}"));
+            }
+        }
+        let shown: Vec<&str> = texts.iter().map(|(text, _)| *text).collect();
+        self.note(name, format!("{shown:?}"));
+        texts
     }
 
     /// The items of a file: one a line, blank lines and `#` comments skipped.

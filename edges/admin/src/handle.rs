@@ -1,8 +1,10 @@
 //! What each command does.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use mpp_engine::facts::Stage;
+use mpp_engine::identity::parse_subject;
+use mpp_engine::question::{IdentityKind, Subject};
 use mpp_hub::store::Health;
 use mpp_hub::{Asked, Hub};
 use serde_json::{Value, json};
@@ -37,6 +39,7 @@ pub(crate) async fn answer(
         }
         "blocks-add" => {
             let for_ms = number("for_ms").ok_or("for how long?")?;
+            is_asked_about(hub, text("kind"), text("identity"))?;
             hub.add_block(text("kind"), text("identity"), for_ms)?;
             Ok(json!(format!("{} {} is blocked", text("kind"), text("identity"))))
         }
@@ -49,6 +52,39 @@ pub(crate) async fn answer(
         "greylist-show" => Ok(hub.greylist(&asked(request)?)),
         "greylist-forget" => Ok(json!(hub.forget(&asked(request)?))),
         other => Err(format!("unknown command `{other}`")),
+    }
+}
+
+/// Whether a block of an identity would ever be looked at. One that would not must not be taken: who
+/// made it would trust in it.
+fn is_asked_about(hub: &Hub, kind: &str, identity: &str) -> Result<(), String> {
+    let ring = hub.live().configuration.ring;
+    match IdentityKind::from_name(kind) {
+        Some(IdentityKind::Helo | IdentityKind::Recipient | IdentityKind::RecipientDomain) => {
+            Err(format!("blocks of kind {kind} are never asked about"))
+        }
+        Some(IdentityKind::Network) => match parse_subject(IdentityKind::Network, identity)? {
+            Subject::Network(network) if ring.network_of(network.addr()) != network => {
+                let own = ring.network_of(network.addr());
+                Err(format!(
+                    "blocks of networks are asked about by the /{} here, such as `{own}`; \
+                     deny others with `access.deny.client`",
+                    own.prefix_len()
+                ))
+            }
+            _ => Ok(()),
+        },
+        Some(IdentityKind::Organisation) => {
+            let name = identity.to_lowercase();
+            match ring.organisation(&name, IpAddr::V4(Ipv4Addr::UNSPECIFIED)) {
+                Some(organisation) if organisation == name => Ok(()),
+                Some(organisation) => {
+                    Err(format!("`{identity}` is a part of `{organisation}`, which is one"))
+                }
+                None => Err(format!("`{identity}` is not the domain of an organisation")),
+            }
+        }
+        _ => Ok(()),
     }
 }
 

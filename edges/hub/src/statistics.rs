@@ -20,6 +20,12 @@ const DAY_MS: u64 = 86_400_000;
 /// Days kept.
 pub const DAYS_MAX: u64 = 35;
 
+/// Policies with rows of their own each day; what goes beyond is counted as of [`OTHERS`].
+pub const POLICIES_MAX: usize = 1000;
+
+/// What the rows of all policies beyond [`POLICIES_MAX`] are called.
+pub const OTHERS: &str = "(others)";
+
 /// Steps of the delay histogram per factor of two.
 const STEPS: u32 = 8;
 const DELAYS: usize = (40 * STEPS) as usize;
@@ -29,6 +35,8 @@ const DELAYS: usize = (40 * STEPS) as usize;
 pub struct Statistics {
     rows: Vec<(u64, Arc<str>, Row)>,
     index: HashMap<(u64, Arc<str>), usize>,
+    /// How many rows a day has.
+    rows_of: HashMap<u64, usize>,
     /// The row that was asked for last: nearly always the one that is asked for next.
     last: usize,
     first_day: u64,
@@ -102,10 +110,7 @@ impl Statistics {
         let day = at_ms / DAY_MS;
         let is_it = |(d, p, _): &(u64, Arc<str>, Row)| *d == day && Arc::ptr_eq(p, policy);
         if !self.rows.get(self.last).is_some_and(is_it) {
-            self.last = match self.index.get(&RowKey(day, policy)) {
-                Some(place) => *place,
-                None => self.add_row(day, Arc::clone(policy), Row::default()),
-            };
+            self.last = self.place(day, policy);
         }
         match self.rows.get_mut(self.last) {
             Some((.., row)) => row,
@@ -114,7 +119,19 @@ impl Statistics {
         }
     }
 
+    fn place(&mut self, day: u64, policy: &Arc<str>) -> usize {
+        if let Some(place) = self.index.get(&RowKey(day, policy)) {
+            return *place;
+        }
+        let rows = self.rows_of.get(&day).copied().unwrap_or(0);
+        if rows < POLICIES_MAX || &**policy == OTHERS {
+            return self.add_row(day, Arc::clone(policy), Row::default());
+        }
+        self.place(day, &Arc::from(OTHERS))
+    }
+
     fn add_row(&mut self, day: u64, policy: Arc<str>, row: Row) -> usize {
+        *self.rows_of.entry(day).or_default() += 1;
         self.index.insert((day, Arc::clone(&policy)), self.rows.len());
         self.rows.push((day, policy, row));
         self.rows.len() - 1
@@ -135,6 +152,7 @@ impl Statistics {
             return;
         }
         self.index.clear();
+        self.rows_of.clear();
         for (day, policy, row) in std::mem::take(&mut self.rows) {
             if day >= first {
                 self.add_row(day, policy, row);
@@ -401,6 +419,19 @@ mod tests {
         ] {
             assert_eq!(day_text(day), text);
         }
+    }
+
+    #[test]
+    fn thousands_of_policies_take_a_bounded_number_of_rows() {
+        let mut statistics = Statistics::default();
+        for number in 0..POLICIES_MAX + 500 {
+            let policy: Arc<str> = format!("p{number}").into();
+            statistics.note((DAY_MS, &policy), number as u64, Note::FirstTry);
+            statistics.note((DAY_MS, &policy), number as u64, Note::FirstTry);
+        }
+        assert_eq!(statistics.rows.len(), POLICIES_MAX + 1);
+        let (_, name, others) = statistics.rows.last().unwrap();
+        assert_eq!((&**name, others.seen.count()), (OTHERS, 500));
     }
 
     #[test]

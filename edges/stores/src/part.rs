@@ -6,8 +6,8 @@
 
 use hashbrown::HashMap;
 use mpp_engine::question::{
-    Block, Counted, DISTINCT_MAX, HISTORY_HALF_LIFE_MS, History, IdentityKind, Key, Lesson,
-    STRIKES_KEEP_MS, Subject,
+    Block, Counted, DISTINCT_MAX, HISTORY_HALF_LIFE_MS, HISTORY_LEAST, History, IdentityKind, Key,
+    Lesson, STRIKES_KEEP_MS, Subject,
 };
 
 use crate::moments::holds;
@@ -20,8 +20,6 @@ pub(crate) const PART_BITS: u32 = 10;
 /// How many parts there are.
 pub(crate) const PARTS: usize = 1 << PART_BITS;
 
-/// A history below this weight is nothing worth remembering.
-const WEIGHT_LEAST: f32 = 0.05;
 /// Histories know time in steps of so many milliseconds.
 const STEP_MS: u64 = 1_000;
 
@@ -92,7 +90,7 @@ impl Slot for Known {
 
     fn ends_ms(&self) -> u64 {
         let sum: f32 = self.weights.iter().sum();
-        let half_lives = (sum / WEIGHT_LEAST).log2().clamp(0.0, 1_000.0);
+        let half_lives = (sum / HISTORY_LEAST).log2().clamp(0.0, 1_000.0);
         #[allow(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
@@ -106,16 +104,14 @@ impl Slot for Known {
 
 /// What is left of a history after a time.
 pub(crate) fn decayed(history: History, at_ms: u64, now_ms: u64) -> History {
-    if now_ms <= at_ms {
-        return history;
-    }
     #[allow(clippy::cast_precision_loss, reason = "a factor between 0 and 1")]
-    let factor = 0.5_f32.powf((now_ms - at_ms) as f32 / HISTORY_HALF_LIFE_MS as f32);
-    History {
-        clean: history.clean * factor,
-        spam: history.spam * factor,
-        bad: history.bad * factor,
+    let half_lives = now_ms.saturating_sub(at_ms) as f32 / HISTORY_HALF_LIFE_MS as f32;
+    let factor = 0.5_f32.powf(half_lives);
+    let [clean, spam, bad] = [history.clean, history.spam, history.bad].map(|part| part * factor);
+    if clean + spam + bad < HISTORY_LEAST {
+        return History::default();
     }
+    History { clean, spam, bad }
 }
 
 /// The fingerprint of a key within its part.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 
 use tempfile::TempDir;
 
@@ -79,6 +79,16 @@ impl Postfix {
     pub fn wait_for_delivered(&self, count: usize) {
         until(&format!("{count} messages delivered"), || (self.delivered() >= count).then_some(()));
         assert_eq!(self.delivered(), count, "no message too many");
+    }
+
+    /// Sends many messages from this host in ten sessions at once; the sender that Postfix comes with
+    /// stops at the first refusal.
+    pub fn flood(&self, messages: u32) -> Child {
+        Command::new("smtp-source")
+            .args(["-s", "10", "-l", "2000", "-m", &messages.to_string()])
+            .args(["-f", "fred@test.example", "-t", "bob@test.example", &self.address])
+            .spawn()
+            .expect("smtp-source comes with Postfix")
     }
 
     fn make_folders(&self) {

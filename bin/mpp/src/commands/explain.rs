@@ -1,6 +1,7 @@
 //! `mpp explain ID`: why a message was refused.
 
 use clap::Args;
+use mpp_engine::checks::KINDS;
 use mpp_hub::id::Id;
 use serde_json::{Value, json};
 
@@ -49,19 +50,45 @@ impl Explain {
 
 fn shown(line: &Value) -> String {
     let mut lines = Vec::new();
+    let text = |name: &str| line.get(name).and_then(Value::as_str).unwrap_or_default();
     for (name, value) in line.as_object().into_iter().flatten() {
-        let text = match value {
+        let shown = match value {
+            Value::String(text) if text.is_empty() => "<>".to_owned(),
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        if name == "trace" {
-            for (number, part) in text.split("; ").enumerate() {
-                lines.push(format!("{:14} {part}", if number == 0 { "checks" } else { "" }));
-            }
-        } else {
-            let text = if text.is_empty() { "<>".to_owned() } else { text };
-            lines.push(format!("{name:14} {text}"));
+        if name != "trace" {
+            lines.push(format!("{name:14} {shown}"));
         }
     }
+    lines.extend(walk(text("trace"), text("stage"), text("check")));
     lines.join("\n")
+}
+
+/// What each check had to say, in the order in which they are asked.
+fn walk(trace: &str, stage: &str, decided: &str) -> Vec<String> {
+    let said = |check: &str| {
+        let of = |part: &str| {
+            part.strip_prefix(check)?.strip_prefix(':').map(|said| said.trim().to_owned())
+        };
+        trace.split("; ").filter_map(of).collect::<Vec<_>>().join("; ")
+    };
+    let mut lines = Vec::new();
+    let mut is_decided = decided == "observed";
+    for kind in KINDS {
+        let is_asked = kind.stages.iter().any(|at| at.name() == stage);
+        let words = match said(kind.name) {
+            words if !words.is_empty() => words,
+            _ if is_decided || !is_asked => "not asked".into(),
+            _ => "nothing against it".into(),
+        };
+        is_decided |= kind.name == decided;
+        let head = if lines.is_empty() { "checks" } else { "" };
+        lines.push(format!("{head:14} {:10} {words}", kind.name));
+    }
+    let observed = said("observed");
+    if !observed.is_empty() {
+        lines.push(format!("{:14} {:10} {observed}", "", "observed"));
+    }
+    lines
 }

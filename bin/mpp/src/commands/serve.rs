@@ -23,7 +23,9 @@ use crate::{place, wiring};
 
 /// How often expiry, transactions and health are looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// How often statistics are written, and list files looked at.
+/// How often list files are looked at.
+const LIST_TICKS: u32 = 10;
+/// How often statistics are written.
 const SLOW_TICKS: u32 = 50;
 /// When the store has shrunk by so much, and by a quarter, memory is given back.
 const GIVE_BACK_BYTES: u64 = 4 << 20;
@@ -161,6 +163,10 @@ impl Node {
                 _ = tick.tick() => {
                     self.hub.tick();
                     ticks = ticks.wrapping_add(1);
+                    if ticks.is_multiple_of(LIST_TICKS) && self.reloader.lists_changed() {
+                        // As above.
+                        drop(self.reloader.reload());
+                    }
                     if ticks.is_multiple_of(SLOW_TICKS) {
                         self.look_around(&mut seen);
                     }
@@ -171,10 +177,6 @@ impl Node {
 
     /// The slow part of housekeeping.
     fn look_around(&self, seen: &mut Seen) {
-        if self.reloader.lists_changed() {
-            // As above.
-            drop(self.reloader.reload());
-        }
         wiring::write_statistics(&self.state, &self.hub);
         let health = self.hub.store().health();
         let is_good = health == Health::Good;

@@ -22,16 +22,7 @@ use crate::verdict::{Action, Cause, Verdict};
 pub const KIND: Kind = Kind {
     name: "access",
     summary: "Allow or deny by client network, verified name, HELO, sender or recipient",
-    stages: &[
-        Stage::Connect,
-        Stage::Helo,
-        Stage::Mail,
-        Stage::Rcpt,
-        Stage::Data,
-        Stage::EndOfMessage,
-        Stage::Vrfy,
-        Stage::Etrn,
-    ],
+    stages: &Stage::EVERY,
     default_mode: "enforce",
     read: |table, context| Arc::new(Access::read(table, context)),
 };

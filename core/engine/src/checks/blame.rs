@@ -60,13 +60,16 @@ pub(super) fn culprits(
     if is_good(known.own, spare) || is_good(known.organisation, spare) {
         round.remark("spared", Value::Word(wanted.name()));
         let has = |kind: IdentityKind| facts.keys.of(kind, round.ring) != 0;
-        return Ok(if has(IdentityKind::PooledDomain) && !is_good(known.domain, spare) {
-            only(IdentityKind::PooledDomain)
-        } else if has(IdentityKind::PooledSender) {
-            only(IdentityKind::PooledSender)
-        } else {
-            Culprits::default()
-        });
+        return Ok(
+            if has_organisation && has(IdentityKind::PooledDomain) && !is_good(known.domain, spare)
+            {
+                only(IdentityKind::PooledDomain)
+            } else if has(IdentityKind::PooledSender) {
+                only(IdentityKind::PooledSender)
+            } else {
+                Culprits::default()
+            },
+        );
     }
     let organisation = has_organisation && against(known.organisation) >= ORGANISATION_BAD;
     // Neighbours on customer lines have nothing in common; servers in one network may.

@@ -19,16 +19,7 @@ use crate::verdict::{Action, Cause, Numbers, Verdict};
 pub const KIND: Kind = Kind {
     name: "block",
     summary: "Refuse an identity that was blocked until a time",
-    stages: &[
-        Stage::Connect,
-        Stage::Helo,
-        Stage::Mail,
-        Stage::Rcpt,
-        Stage::Data,
-        Stage::EndOfMessage,
-        Stage::Vrfy,
-        Stage::Etrn,
-    ],
+    stages: &Stage::EVERY,
     default_mode: "enforce",
     read: |table, _| Arc::new(Blocks::read(table)),
 };
@@ -217,6 +208,11 @@ impl Check for Blocks {
             Event::TrapHit | Event::UnknownRecipient | Event::OverLimit(_) => return Ok(()),
         };
         let kinds: &[IdentityKind] = match facts.direction {
+            // Drones come once and are many: of a host without an organisation no more is kept
+            // than is looked at.
+            Direction::Inbound if facts.keys.organisation == 0 => {
+                &[IdentityKind::Client, IdentityKind::PooledSender]
+            }
             Direction::Inbound => &[
                 IdentityKind::Client,
                 IdentityKind::Network,

@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use mpp_settings::Reader;
+use mpp_settings::{Diagnostic, Reader};
 
 use super::recipient::Lists;
 use super::{Check, Context, Kind, blame};
@@ -51,6 +51,21 @@ struct Greylist {
     lists: Arc<Lists>,
 }
 
+/// No window is shorter, in milliseconds: servers there are that come back once a day.
+const WINDOW_LEAST_MS: u64 = 86_400_000;
+
+fn read_window(table: &mut Reader<'_>) -> u64 {
+    let window_ms = table.duration_ms("window", "2d");
+    if window_ms < WINDOW_LEAST_MS
+        && let Some((_, value)) = table.value("window")
+    {
+        let problem = Diagnostic::warning(value.place.clone(), "a window shorter than a day");
+        let problem = problem.label("taken as \"1d\"");
+        table.report(problem.help("mail of servers that come back later would be lost"));
+    }
+    window_ms.max(WINDOW_LEAST_MS)
+}
+
 impl Greylist {
     fn read(table: &mut Reader<'_>, context: &Context<'_>) -> Self {
         let delay_ms = table.duration_ms("delay", "1m");
@@ -64,7 +79,7 @@ impl Greylist {
             } else {
                 delay_ms
             },
-            window_ms: table.duration_ms("window", "2d").max(86_400_000),
+            window_ms: read_window(table),
             memory_ms: table.duration_ms("memory", "35d"),
             correspondents_ms: table.duration_ms("correspondents", "90d"),
             trusts_history: table.flag("trust_history", true),

@@ -1,0 +1,66 @@
+//! `mpp check`: everything that is wrong at once, each with file, line, column and what was meant.
+//!
+//! `golden/check/CASE.toml` is a configuration, `CASE.out` what people read of it. `MPP_GOLDEN=write`
+//! writes the latter anew.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "test code: what is not as expected ends the test"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/check")
+}
+
+fn check(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mpp"));
+    command.arg("check").args(arguments).current_dir(golden()).output().expect("mpp runs")
+}
+
+#[test]
+fn mistakes_are_shown_as_written_down() {
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(golden())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .collect();
+    cases.sort();
+    assert!(cases.len() >= 6, "where are the cases?");
+    for case in cases {
+        let name = case.file_name().unwrap().to_string_lossy().into_owned();
+        let output = check(&["--config", &name]);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}: {text}");
+        assert!(output.stdout.is_empty(), "{name}");
+        let out = case.with_extension("out");
+        if std::env::var_os("MPP_GOLDEN").is_some() {
+            std::fs::write(&out, &text).unwrap();
+        }
+        let wanted = std::fs::read_to_string(&out).unwrap_or_default();
+        assert_eq!(text, wanted, "{name}");
+    }
+}
+
+#[test]
+fn what_is_printed_is_a_configuration_of_the_same_meaning() {
+    let printed = |arguments: &[&str]| {
+        let output = check(arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    for name in ["domains.txt", "recipients.txt", "traps.regex"] {
+        std::fs::copy(examples.join(name), folder.path().join(name)).unwrap();
+    }
+    let recommended = examples.join("recommended.toml");
+    for first in [printed(&["--print"]), printed(&["--print", "-c", recommended.to_str().unwrap()])]
+    {
+        let again = folder.path().join("again.toml");
+        std::fs::write(&again, &first).unwrap();
+        assert_eq!(printed(&["--print", "-c", again.to_str().unwrap()]), first);
+    }
+}
