@@ -108,6 +108,8 @@ pub struct Case {
     pub shadow: Option<(&'static str, Verdict)>,
     allowed: bool,
     settled: u64,
+    /// Where the next question is likely to be: checks ask in the same order again.
+    next: usize,
 }
 
 impl Case {
@@ -122,6 +124,7 @@ impl Case {
         self.shadow = None;
         self.allowed = false;
         self.settled = 0;
+        self.next = 0;
     }
 }
 
@@ -166,6 +169,7 @@ pub fn decide(
     (now_ms, case): (u64, &mut Case),
 ) -> Step {
     let answered = case.answers.len();
+    case.next = 0;
     let mut is_open = false;
     for (place, armed) in policy.checks.iter().enumerate() {
         let bit = 1_u64 << (place & 63);
@@ -359,11 +363,16 @@ impl Round<'_> {
     }
 
     fn ask(&mut self, question: Question) -> Result<Answer, Pause> {
-        let known = self.case.questions.iter().position(|asked| *asked == question);
+        let asked = &self.case.questions;
+        let known = match asked.get(self.case.next) {
+            Some(next) if *next == question => Some(self.case.next),
+            _ => asked.iter().position(|asked| *asked == question),
+        };
         let Some(place) = known else {
             self.case.questions.push(question);
             return Err(Pause::Unanswered);
         };
+        self.case.next = place + 1;
         match self.case.answers.get(place) {
             Some(Answer::Unavailable) => Err(Pause::Unavailable),
             Some(answer) => Ok(*answer),

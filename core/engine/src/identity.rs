@@ -78,6 +78,19 @@ impl Keys {
     }
 }
 
+/// Odd numbers with as many ones as zeros, from the digits of pi, e and the golden ratio.
+const FOLD_FIRST: u64 = 0x243f_6a88_85a3_08d3;
+const FOLD_SECOND: u64 = 0xb7e1_5162_8aed_2a6b;
+const FOLD_LAST: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The halves of a product, one folded onto the other.
+fn folded(one: u64, other: u64) -> u64 {
+    let product = u128::from(one) * u128::from(other);
+    #[allow(clippy::cast_possible_truncation, reason = "the two halves")]
+    let (low, high) = (product as u64, (product >> 64) as u64);
+    low ^ high
+}
+
 impl Keyring {
     /// A key ring with the seed of a store, and the prefix lengths that make a network.
     pub fn new(seed: u64, v4_length: u8, v6_length: u8) -> Self {
@@ -107,16 +120,15 @@ impl Keyring {
         self.pair(self.address(network.addr()), u64::from(network.prefix_len()))
     }
 
-    /// The hash of two hashes in this order; 0 if either is missing.
+    /// The hash of two hashes in this order; 0 if either is missing. Both are hashes with the seed
+    /// or small numbers of ours, so folded products mix them well enough, and one decision makes
+    /// some forty of these.
     pub fn pair(self, first: u64, second: u64) -> u64 {
         if first == 0 || second == 0 {
             return 0;
         }
-        let mut bytes = [0; 16];
-        let (head, tail) = bytes.split_at_mut(8);
-        head.copy_from_slice(&first.to_le_bytes());
-        tail.copy_from_slice(&second.to_le_bytes());
-        xxh3_64_with_seed(&bytes, self.seed).max(1)
+        let once = folded(first ^ self.seed ^ FOLD_FIRST, second ^ FOLD_SECOND);
+        folded(once ^ self.seed, FOLD_LAST).max(1)
     }
 
     /// A key in a name space of its own, such as that of one threshold.
@@ -206,5 +218,33 @@ impl Keyring {
             Subject::Network(network) => self.network(*network),
             Subject::Name(name) => self.text(name),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_spread_evenly_and_differ() {
+        let ring = Keyring::new(4711, 24, 64);
+        let mut seen = std::collections::BTreeSet::new();
+        let mut buckets = [0_u32; 256];
+        let mut low = [0_u32; 256];
+        for first in 1..=1_000_u64 {
+            for second in 1..=300_u64 {
+                let pair = ring.pair(ring.text(&format!("{first}")), second);
+                assert!(seen.insert(pair), "{first}, {second}");
+                buckets[(pair >> 56) as usize] += 1;
+                low[(pair & 255) as usize] += 1;
+            }
+        }
+        let mean = 1_000 * 300 / 256;
+        for count in buckets.iter().chain(&low) {
+            assert!(count.abs_diff(mean) < mean / 5, "{count} of {mean}");
+        }
+        assert_ne!(ring.pair(5, 7), ring.pair(7, 5));
+        assert_ne!(ring.pair(5, 7), Keyring::new(4712, 24, 64).pair(5, 7));
+        assert_eq!((ring.pair(0, 7), ring.pair(7, 0)), (0, 0));
     }
 }

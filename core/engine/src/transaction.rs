@@ -85,7 +85,8 @@ impl Transactions {
     }
 
     fn slot(&self, request: u64) -> Option<usize> {
-        usize::try_from(request).ok()?.checked_rem(self.recent.len())
+        // A power of two.
+        Some(usize::try_from(request).ok()? & self.recent.len().checked_sub(1)?)
     }
 
     /// What a transaction has reserved so far.

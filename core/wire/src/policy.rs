@@ -54,6 +54,8 @@ pub struct Request<'a> {
     pub mpp_time: &'a [u8],
     /// Attributes that no Postfix known to us sends: name and value.
     pub unknown: [(&'a [u8], &'a [u8]); UNKNOWN_MAX],
+    /// All lines, if they are UTF-8; else empty.
+    pub whole: &'a str,
 }
 
 impl<'a> Request<'a> {
@@ -65,7 +67,9 @@ impl<'a> Request<'a> {
         if memchr(0, lines).is_some() {
             return Err(Malformed::Nul);
         }
-        let mut request = Self::default();
+        // Looked at once as a whole: a look at each value costs several times as much.
+        let whole = std::str::from_utf8(lines).unwrap_or_default();
+        let mut request = Self { whole, ..Self::default() };
         let mut rest = lines;
         let mut next = 0;
         while !rest.is_empty() {
@@ -92,6 +96,16 @@ impl<'a> Request<'a> {
             next = number + 1;
         }
         if request.request.is_empty() { Err(Malformed::NoRequest) } else { Ok(request) }
+    }
+
+    /// A value of this request as text, if it is UTF-8.
+    pub fn text(&self, value: &'a [u8]) -> Option<&'a str> {
+        // A value is a piece of the lines, so its place says which piece of the text it is.
+        let start = value.as_ptr().addr().wrapping_sub(self.whole.as_ptr().addr());
+        match self.whole.get(start..start.wrapping_add(value.len())) {
+            Some(text) if !value.is_empty() => Some(text),
+            _ => std::str::from_utf8(value).ok(),
+        }
     }
 
     /// Where the value of a name belongs, by its number in [`NAMES`]; nothing looks at the others.
@@ -330,6 +344,19 @@ mod tests {
             assert_eq!(request.unknown[0].0, b"");
             lines.reverse();
         }
+    }
+
+    #[test]
+    fn values_are_text_where_they_are_utf_8() {
+        let lines = "request=x\nsender=jörg@x.example\nrecipient=".as_bytes();
+        let request = Request::parse(lines).unwrap();
+        assert_eq!(request.text(request.sender), Some("jörg@x.example"));
+        assert_eq!(request.text(request.recipient), Some(""));
+        assert_eq!(request.text(request.helo_name), Some(""));
+        assert_eq!(request.text(b"elsewhere"), Some("elsewhere"));
+        let request = Request::parse(b"request=x\nsender=a\xff\nrecipient=b").unwrap();
+        assert_eq!(request.text(request.sender), None);
+        assert_eq!(request.text(request.recipient), Some("b"));
     }
 
     #[test]

@@ -344,7 +344,7 @@ fn virtual_ms(text: &[u8]) -> Option<u64> {
 
 /// What is asked, or nothing if the client's address is not known (VRFY and ETRN by local tools).
 fn asked<'a>(request: &'a Request<'a>, texts: &'a mut String) -> Option<Asked<'a>> {
-    let client: IpAddr = text_of(request.client_address)?.parse().ok()?;
+    let client: IpAddr = request.text(request.client_address)?.parse().ok()?;
     let stage = match request.protocol_state {
         b"CONNECT" => Stage::Connect,
         b"EHLO" | b"HELO" => Stage::Helo,
@@ -355,7 +355,7 @@ fn asked<'a>(request: &'a Request<'a>, texts: &'a mut String) -> Option<Asked<'a
         b"ETRN" => Stage::Etrn,
         _ => Stage::Rcpt,
     };
-    let number = |value: &[u8]| text_of(value).and_then(|text| text.trim().parse::<u64>().ok());
+    let number = |value| request.text(value).and_then(|text| text.trim().parse::<u64>().ok());
     let values = [
         request.client_name,
         request.reverse_client_name,
@@ -377,7 +377,7 @@ fn asked<'a>(request: &'a Request<'a>, texts: &'a mut String) -> Option<Asked<'a
         instance,
         queue_id,
         context,
-    ] = readable(values, texts);
+    ] = readable(request, values, texts);
     Some(Asked {
         door: "policy",
         stage,
@@ -400,13 +400,13 @@ fn asked<'a>(request: &'a Request<'a>, texts: &'a mut String) -> Option<Asked<'a
     })
 }
 
-fn text_of(value: &[u8]) -> Option<&str> {
-    std::str::from_utf8(value).ok()
-}
-
 /// The values as text. What is no UTF-8 gets replacement characters, kept in `texts`.
-fn readable<'a, const N: usize>(values: [&'a [u8]; N], texts: &'a mut String) -> [&'a str; N] {
-    let read = values.map(text_of);
+fn readable<'a, const N: usize>(
+    request: &Request<'a>,
+    values: [&'a [u8]; N],
+    texts: &'a mut String,
+) -> [&'a str; N] {
+    let read = values.map(|value| request.text(value));
     if read.iter().all(Option::is_some) {
         return read.map(Option::unwrap_or_default);
     }

@@ -295,14 +295,17 @@ impl Hub {
             return;
         }
         let mut for_store = false;
+        let mut statistics = None;
         for effect in &case.effects {
             if let Effect::Note(note) = effect {
                 let when = (bench.now_ms, &bench.policy.name);
-                self.statistics().note(when, facts.keys.client, *note);
+                let statistics = statistics.get_or_insert_with(|| self.statistics());
+                statistics.note(when, facts.keys.client, *note);
             } else {
                 for_store = true;
             }
         }
+        drop(statistics);
         if for_store {
             self.store.perform(bench.now_ms, &case.effects);
         }

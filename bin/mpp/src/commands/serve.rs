@@ -23,6 +23,9 @@ use crate::{place, wiring};
 
 /// How often expiry, transactions and health are looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// Tasks that a worker runs before it asks the kernel what else there is: each connection of a round
+/// is two.
+const EVENT_INTERVAL: u32 = 512;
 /// How often list files are looked at.
 const LIST_TICKS: u32 = 10;
 /// How often statistics are written.
@@ -206,7 +209,11 @@ struct Seen {
 
 /// One worker thread: it takes connections and answers on them.
 fn work(doors: Vec<Listener>, hub: &Arc<Hub>, places: &Arc<Places>) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .event_interval(EVENT_INTERVAL)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return mpp_hub::say(&format!("a worker cannot start: {error}")),
     };
