@@ -47,6 +47,8 @@ pub(super) struct Writer {
     /// Records that were taken from `pending`, and the number of the last of them.
     pub(super) records: Vec<u8>,
     pub(super) taken: u64,
+    /// When that was.
+    taken_at: Instant,
     /// Records up to this number are on disk.
     pub(super) committed: u64,
     /// Bytes of the newest snapshot, and of all files but the journal.
@@ -94,6 +96,7 @@ impl Writer {
             is_used: false,
             records: Vec::new(),
             taken: committed,
+            taken_at: Instant::now(),
             committed,
             snapshot_bytes: recovered.snapshot_bytes,
             other_bytes: recovered.bytes,
@@ -145,10 +148,13 @@ impl Writer {
             inner.is_idle = false;
         }
         if !inner.pending.is_empty() {
+            // Counted from when the last group was taken: what came while a slow disk was busy has
+            // waited for that long already.
+            let left = self.every.saturating_sub(self.taken_at.elapsed());
             (inner, _) = self
                 .shared
                 .wake
-                .wait_timeout_while(inner, self.every, |inner| !inner.is_urgent())
+                .wait_timeout_while(inner, left, |inner| !inner.is_urgent())
                 .unwrap_or_else(PoisonError::into_inner);
         }
         inner.wanted = false;
@@ -171,6 +177,7 @@ impl Writer {
                 self.records.append(&mut inner.pending);
             }
             self.taken = inner.tables.records;
+            self.taken_at = Instant::now();
         }
         if !self.records.is_empty() {
             let written = self.journal.frame(self.committed, &self.records);
