@@ -126,7 +126,9 @@ pub struct Policies {
 #[derive(Debug)]
 struct Entry {
     policy: Arc<Policy>,
-    wanted: Wanted,
+    /// What is to be verified when it is found; nothing if the index says it all, as mostly. Kept
+    /// apart, so that tens of thousands of entries lie close together.
+    wanted: Option<Box<Wanted>>,
 }
 
 /// The rest of a match, to be verified for a policy that the index has found.
@@ -171,8 +173,9 @@ impl Policies {
         }
         let Self { entries, index, directed, networks, .. } = &mut policies;
         let narrower = |number: &u32| {
-            let wanted = entries.get(*number as usize).map(|entry| &entry.wanted);
-            std::cmp::Reverse(wanted.map_or(0, Wanted::dimensions))
+            let entry = entries.get(*number as usize);
+            let wanted = entry.and_then(|entry| entry.wanted.as_deref());
+            std::cmp::Reverse(wanted.map_or(1, Wanted::dimensions))
         };
         index.values_mut().for_each(|numbers| numbers.sort_by_key(narrower));
         directed.sort_by_key(narrower);
@@ -207,8 +210,9 @@ impl Policies {
             None => wanted.client.iter().for_each(|network| self.networks.add(*network, number)),
         }
         let client = wanted.client.into_iter().collect();
-        self.entries
-            .push(Entry { policy, wanted: Wanted { sides, client, direction: wanted.direction } });
+        let wanted = Wanted { sides, client, direction: wanted.direction };
+        let is_found_by_all = wanted.dimensions() == 1 && wanted.direction.is_none();
+        self.entries.push(Entry { policy, wanted: (!is_found_by_all).then(|| Box::new(wanted)) });
     }
 
     /// The policy that holds.
@@ -271,7 +275,7 @@ impl Policies {
     /// The policy of that number if all that it wants fits; `found` has been looked up already.
     fn fitting(&self, number: u32, facts: &Facts<'_>, found: Option<Side>) -> Option<&Arc<Policy>> {
         let entry = self.entries.get(number as usize)?;
-        let wanted = &entry.wanted;
+        let Some(wanted) = &entry.wanted else { return Some(&entry.policy) };
         let sides_fit = wanted.sides.iter().zip(SIDES).all(|(patterns, side)| {
             patterns.is_empty()
                 || found == Some(side)

@@ -35,6 +35,8 @@ const DELAYS: usize = (40 * STEPS) as usize;
 pub struct Statistics {
     rows: Vec<(u64, Arc<str>, Row)>,
     index: HashMap<(u64, Arc<str>), usize>,
+    /// The name of the row of others.
+    others: Option<Arc<str>>,
     /// How many rows a day has.
     rows_of: HashMap<u64, usize>,
     /// The row that was asked for last: nearly always the one that is asked for next.
@@ -127,7 +129,9 @@ impl Statistics {
         if rows < POLICIES_MAX || &**policy == OTHERS {
             return self.add_row(day, Arc::clone(policy), Row::default());
         }
-        self.place(day, &Arc::from(OTHERS))
+        let others = self.others.get_or_insert_with(|| OTHERS.into());
+        let others = Arc::clone(others);
+        self.place(day, &others)
     }
 
     fn add_row(&mut self, day: u64, policy: Arc<str>, row: Row) -> usize {
