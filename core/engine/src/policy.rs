@@ -116,7 +116,7 @@ impl Pattern {
 pub struct Policies {
     default: Arc<Policy>,
     entries: Vec<Entry>,
-    index: HashMap<(Side, u64), Vec<u32>>,
+    index: HashMap<(Side, u64), Numbers>,
     networks: NetworkMap,
     directed: Vec<u32>,
     sides: [bool; 3],
@@ -144,6 +144,24 @@ impl Wanted {
     fn dimensions(&self) -> usize {
         let sides = self.sides.iter().filter(|patterns| !patterns.is_empty()).count();
         sides + usize::from(!self.client.is_empty()) + usize::from(self.direction.is_some())
+    }
+}
+
+/// The numbers of entries, nearly always one.
+#[derive(Debug)]
+struct Numbers {
+    first: u32,
+    more: Vec<u32>,
+}
+
+impl Numbers {
+    fn sort_by_key<K: Ord>(&mut self, key: impl FnMut(&u32) -> K) {
+        if self.more.is_empty() {
+            return;
+        }
+        self.more.insert(0, self.first);
+        self.more.sort_by_key(key);
+        self.first = self.more.remove(0);
     }
 }
 
@@ -203,7 +221,10 @@ impl Policies {
                         *used = true;
                     }
                     let key = ring.key(kind + 1, ring.text(text)).0;
-                    self.index.entry((*side, key)).or_default().push(number);
+                    self.index
+                        .entry((*side, key))
+                        .and_modify(|numbers| numbers.more.push(number))
+                        .or_insert(Numbers { first: number, more: Vec::new() });
                 }
             }
             None if wanted.client.is_empty() => self.directed.push(number),
@@ -263,8 +284,9 @@ impl Policies {
     }
 
     fn at(&self, side: Side, key: u64, facts: &Facts<'_>) -> Option<&Arc<Policy>> {
-        let numbers = self.index.get(&(side, key))?;
-        numbers.iter().find_map(|number| self.fitting(*number, facts, Some(side)))
+        let Numbers { first, more } = self.index.get(&(side, key))?;
+        let mut numbers = std::iter::once(first).chain(more);
+        numbers.find_map(|number| self.fitting(*number, facts, Some(side)))
     }
 
     fn by_network(&self, facts: &Facts<'_>) -> Option<&Arc<Policy>> {
