@@ -13,6 +13,21 @@ trait Stream: Read + Write {}
 impl Stream for TcpStream {}
 impl Stream for UnixStream {}
 
+/// Whether the arguments of a benchmark ask it to be the null responder, `null ADDRESS`, as it asks
+/// of a second process of itself; then it answers until it is ended.
+///
+/// # Panics
+/// The address cannot be used.
+pub fn serve_if_asked(arguments: &[String]) -> bool {
+    match arguments {
+        [null, address] if null == "null" => {
+            serve(address).expect("the null responder");
+            true
+        }
+        _ => false,
+    }
+}
+
 /// Answers for ever.
 ///
 /// # Errors

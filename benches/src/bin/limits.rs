@@ -32,10 +32,7 @@ const DAY_MS: u64 = 86_400_000;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [null, address] = arguments.as_slice()
-        && null == "null"
-    {
-        mpp_benches::null::serve(address).expect("the null responder");
+    if mpp_benches::null::serve_if_asked(&arguments) {
         return;
     }
     move_to_own_core();

@@ -17,6 +17,7 @@ use crate::facts::{Repeat, Reserved};
 
 /// Answers remembered to recognise a request that is asked again.
 const RECENT_MAX: usize = 1 << 15;
+const _: () = assert!(RECENT_MAX.is_power_of_two(), "a place is found by its low bits");
 
 /// How long an answer is remembered, in milliseconds: longer than Postfix tries again (twice, one
 /// second apart, 100 s each at the most).
@@ -85,7 +86,6 @@ impl Transactions {
     }
 
     fn slot(&self, request: u64) -> Option<usize> {
-        // A power of two.
         Some(usize::try_from(request).ok()? & self.recent.len().checked_sub(1)?)
     }
 

@@ -6,7 +6,6 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::hash::{DefaultHasher, Hasher as _};
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -195,8 +194,7 @@ impl std::fmt::Debug for Replay {
 struct Session {
     door: Door,
     peer: Option<IpAddr>,
-    /// The transaction under way: the hash of its name, and what the hub calls it.
-    last_tie: u64,
+    /// The transaction under way, as the hub calls it.
     last_instance: u64,
     /// When housekeeping was last done, in virtual time.
     ticked_ms: u64,
@@ -204,7 +202,7 @@ struct Session {
 
 impl Session {
     fn new(door: Door, peer: Option<IpAddr>) -> Self {
-        Self { door, peer, last_tie: 0, last_instance: 0, ticked_ms: 0 }
+        Self { door, peer, last_instance: 0, ticked_ms: 0 }
     }
 
     /// Answers until the peer closes; returns what was wrong if something was.
@@ -285,14 +283,13 @@ impl Session {
     ) -> Result<(), Malformed> {
         match request.request {
             b"smtpd_access_policy" => {
-                let tie = tie(asked.instance);
-                if tie != self.last_tie {
+                let instance = self.door.hub.transaction(asked.instance);
+                if instance != self.last_instance {
                     // Before the new one is judged: what the last one gives back is free for it.
                     self.door.hub.leave(self.last_instance);
-                    self.last_tie = tie;
+                    self.last_instance = instance;
                 }
                 let judged = self.door.hub.judge(asked, &mut table.desk).await;
-                self.last_instance = judged.instance;
                 table.text.clear();
                 spell(&judged, &table.desk.reply, &mut table.text);
                 push_answer(&table.text, &mut table.out);
@@ -322,13 +319,6 @@ impl Session {
         let live = self.door.hub.live();
         self.peer.is_none_or(|peer| live.configuration.networks.trusted.contains(peer))
     }
-}
-
-/// Tells transactions apart without keeping their names.
-fn tie(instance: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(instance.as_bytes());
-    hasher.finish()
 }
 
 /// Milliseconds of `seconds[.decimals]`.

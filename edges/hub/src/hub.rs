@@ -67,8 +67,6 @@ pub struct Judged {
     pub reply: Option<Reply>,
     /// The id in the log.
     pub id: Id,
-    /// The hash of the transaction, for [`Hub::leave`]; 0 if it holds nothing.
-    pub instance: u64,
 }
 
 /// What was learnt of a message.
@@ -220,7 +218,7 @@ impl Hub {
             id,
         );
         desk.lower = lower;
-        Judged { decision, reply, id, instance: ties.instance }
+        Judged { decision, reply, id }
     }
 
     /// Learns that a message was spam or clean. The transaction's attributes say whose.
@@ -339,6 +337,11 @@ impl Hub {
         }
         drop(transactions);
         give_back(&back, &mut case.effects);
+    }
+
+    /// What [`Hub::leave`] calls the transaction of that `instance`; 0 without one.
+    pub fn transaction(&self, instance: &str) -> u64 {
+        self.live.load().configuration.ring.text(instance)
     }
 
     /// A connection has gone on to another transaction, or was closed.

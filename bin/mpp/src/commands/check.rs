@@ -45,13 +45,11 @@ pub(crate) fn effective(settings: &[(String, String)]) -> String {
     let mut written = std::collections::BTreeSet::new();
     for (path, value) in settings {
         let (table, name) = path.rsplit_once('.').unwrap_or(("", path));
-        let is_rule = table.ends_with(".threshold");
+        let last = table.rsplit_once('.').map_or(table, |(_, last)| last);
+        let is_rule = table != last && last == "threshold";
         // A rule begins with its name; the same setting of a table is read once for each check
         // that looks at it.
-        if !is_rule
-            && table.rsplit('.').next().is_none_or(|last| last != "then")
-            && !written.insert(path.clone())
-        {
+        if !is_rule && last != "then" && !written.insert(path.clone()) {
             continue;
         }
         if is_rule && name == "name" {

@@ -42,7 +42,8 @@ pub(super) fn culprits(
     wanted: IdentityKind,
     round: &mut Round<'_>,
 ) -> Result<Culprits, Pause> {
-    let has = |kind: IdentityKind| facts.keys.of(kind, round.ring) != 0;
+    let ring = round.ring;
+    let has = |kind: IdentityKind| facts.keys.of(kind, ring) != 0;
     let (has_wanted, has_organisation) = (has(wanted), has(IdentityKind::Organisation));
     let only = |kind: IdentityKind| [Some(kind), None, None];
     if facts.direction == Direction::Outbound || !is_host(wanted) {
@@ -59,7 +60,6 @@ pub(super) fn culprits(
     }
     if is_good(known.own, spare) || is_good(known.organisation, spare) {
         round.remark("spared", Value::Word(wanted.name()));
-        let has = |kind: IdentityKind| facts.keys.of(kind, round.ring) != 0;
         return Ok(
             if has_organisation && has(IdentityKind::PooledDomain) && !is_good(known.domain, spare)
             {

@@ -116,6 +116,7 @@ pub fn refusing(
     }
     match (longest, pause) {
         (None, Some(pause)) => return Err(pause),
+        // Not before it is known whether it holds for this one.
         (Some((kind, block)), _) if may_be_anothers(kind, block) => drop(innocence?),
         (None, None) => {
             if let (Some(kind), Ok(Some(why))) = (spared, innocence) {

@@ -6,8 +6,8 @@
 //! done with greylisting for `memory`.
 //!
 //! Clients that look like a customer's line rather than a mail server (a name that spells the
-//! address, or no name and a HELO that is none) wait `line_delay`, doubtful ones a third of it: bots that retry at all rarely do so for long, and
-//! meanwhile traps and scanners may tell of them.
+//! address, or no name and a HELO that is none) wait `line_delay`, doubtful ones a third of it: bots
+//! that retry at all rarely do so for long, and meanwhile traps and scanners may tell of them.
 //!
 //! Local networks and authenticated users are outbound and never come here; nor do people to whom
 //! our users wrote first, and senders with a good history.
