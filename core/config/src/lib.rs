@@ -8,6 +8,7 @@
 //! assert_eq!(read.configuration.unwrap().listen.policy, ["127.0.0.1:10040"]);
 //! ```
 
+pub mod directory;
 mod overlap;
 mod policies;
 mod schema;

@@ -5,6 +5,7 @@ use mpp_engine::network::{self, NetworkSet};
 use mpp_engine::policy::Policies;
 use mpp_settings::{Reader, Session, Table};
 
+use crate::directory::{self, Directory};
 use crate::policies;
 
 /// All settings.
@@ -16,6 +17,8 @@ pub struct Configuration {
     pub listen: Listen,
     /// `[networks]`.
     pub networks: Networks,
+    /// `[directory.*]`, in the order of their names; look-ups name them by number.
+    pub directories: Vec<Directory>,
     /// `[policy.*]` and `[recipients.*]`.
     pub policies: Policies,
     /// Makes keys, with the prefix lengths of `[networks]`.
@@ -63,9 +66,10 @@ pub(crate) fn read(root: &Table, session: &Session, seed: u64) -> Configuration 
     let server = read_server(&mut root.table("server"));
     let listen = read_listen(&mut root.table("listen"));
     let (networks, ring) = read_networks(&mut root.table("networks"), seed);
+    let directories = directory::read(&mut root, session, ring);
     let policies = policies::read(&mut root, session, ring);
     root.finish();
-    Configuration { server, listen, networks, policies, ring }
+    Configuration { server, listen, networks, directories, policies, ring }
 }
 
 fn read_server(table: &mut Reader<'_>) -> Server {

@@ -10,6 +10,7 @@
 pub mod address;
 pub mod checks;
 pub mod decide;
+pub mod directory;
 pub mod facts;
 pub mod identity;
 pub mod network;

@@ -20,8 +20,10 @@
 pub mod diagnostic;
 pub mod form;
 mod reader;
+pub mod secret;
 mod value;
 
 pub use diagnostic::{Diagnostic, Place, Severity};
 pub use reader::{Reader, Session};
+pub use secret::Secret;
 pub use value::{Document, File, Kind, Table, Value};

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use crate::diagnostic::{Diagnostic, Place, Severity, nearest};
 use crate::form;
+use crate::secret::Secret;
 use crate::value::{File, Kind, Table, Value};
 
 /// One reading of a configuration: the files it may name, and what was found wrong so far.
@@ -287,6 +288,55 @@ impl<'t> Reader<'t> {
             self.list_file(file, value, &mut parse, &mut items);
         }
         items
+    }
+
+    /// The whole text of the file that a setting names, with or without `file:` before the name.
+    pub fn content(&mut self, name: &'static str) -> Option<String> {
+        let (_, value) = self.value(name)?;
+        let Kind::Text(text) = &value.kind else {
+            let found = value.described();
+            self.wrong(value, name, &format!("expected a file name, found {found}"));
+            return None;
+        };
+        self.note(name, format!("{text:?}"));
+        self.given(text.strip_prefix("file:").unwrap_or(text), value)
+    }
+
+    /// A secret: written out, as `"file:NAME"` (the first line of the file) or as `"env:NAME"` (a
+    /// variable of the environment). Nothing that shows settings shows it.
+    pub fn secret(&mut self, name: &'static str) -> Option<Secret> {
+        let (_, value) = self.value(name)?;
+        let Kind::Text(text) = &value.kind else {
+            let found = value.described();
+            self.wrong(value, name, &format!("expected a string, found {found}"));
+            return None;
+        };
+        let file = text.strip_prefix("file:");
+        let is_named = file.is_some() || text.starts_with("env:");
+        self.note(name, format!("{:?}", if is_named { text } else { "env:NOT_SHOWN" }));
+        if !is_named {
+            return Some(Secret::new(text));
+        }
+        let given = self.given(file.unwrap_or(text), value)?;
+        Some(Secret::new(given.lines().next().unwrap_or_default().trim_end()))
+    }
+
+    /// The text handed in under a name; asked for if it was not.
+    fn given(&self, name: &str, value: &Value) -> Option<String> {
+        let mut shared = self.shared.borrow_mut();
+        let Some(number) = shared.lists.get(name).copied() else {
+            shared.wanted.insert(name.to_owned(), value.place.clone());
+            return None;
+        };
+        shared.files.get(number).map(|file| file.text.clone())
+    }
+
+    /// Reports a mistake in the value of a key; without the key, at the head of the table.
+    pub fn mistake(&mut self, name: &'static str, message: &str) {
+        match self.value(name) {
+            Some((_, value)) => self.wrong(value, name, message),
+            None => self.report(Diagnostic::error(self.place(), message)),
+        }
     }
 
     /// The strings of a list, or the only one; what is no string is reported.

@@ -6,6 +6,7 @@
 //! door.
 
 pub mod clock;
+pub mod directory;
 mod dry;
 mod hub;
 pub mod id;

@@ -1,0 +1,100 @@
+//! `[directory.NAME]`: where users, domains and groups are looked up. One file a kind of directory;
+//! each reads its own settings, and `edges/directories` does what they say.
+
+pub mod ldap;
+pub mod smtp;
+pub mod sql;
+
+use std::sync::Arc;
+
+use mpp_engine::directory::{Lifetimes, Source};
+use mpp_engine::identity::Keyring;
+use mpp_settings::{Diagnostic, Kind as ValueKind, Reader, Session};
+
+/// A directory with its settings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Directory {
+    /// What the engine knows of it.
+    pub source: Source,
+    /// How long one server may take for one answer, in milliseconds.
+    pub timeout_ms: u64,
+    /// How many look-ups may be under way at once; more wait.
+    pub look_ups_max: usize,
+    /// The settings of its kind.
+    pub settings: Settings,
+}
+
+/// The settings of one kind of directory.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Settings {
+    /// An LDAP server.
+    Ldap(ldap::Ldap),
+    /// An SQL database.
+    Sql(sql::Sql),
+    /// The next hop of a domain, asked by SMTP.
+    Smtp(smtp::Smtp),
+}
+
+impl Settings {
+    /// The name of the kind in configuration, log and commands.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Ldap(_) => "ldap",
+            Self::Sql(_) => "sql",
+            Self::Smtp(_) => "smtp",
+        }
+    }
+
+    /// Everything that changes the meaning of an answer, and nothing else: no password, no
+    /// time-out, no list of servers that all say the same.
+    fn meaning(&self) -> String {
+        match self {
+            Self::Ldap(settings) => settings.meaning(),
+            Self::Sql(settings) => settings.meaning(),
+            Self::Smtp(settings) => settings.meaning(),
+        }
+    }
+}
+
+/// Reads all directories, in the order of their names.
+pub(crate) fn read(root: &mut Reader<'_>, session: &Session, ring: Keyring) -> Vec<Directory> {
+    let section = root.table("directory");
+    let mut directories = Vec::new();
+    for (name, place, value) in section.names() {
+        let ValueKind::Table(table) = &value.kind else {
+            let message = format!("`directory.{name}` is {}, not a table", value.described());
+            session.report(Diagnostic::error(place.clone(), message));
+            continue;
+        };
+        let mut reader = session.reader(&format!("directory.{name}"), vec![table]);
+        directories.extend(read_one(&mut reader, name, ring));
+        reader.finish();
+    }
+    directories
+}
+
+fn read_one(table: &mut Reader<'_>, name: &str, ring: Keyring) -> Option<Directory> {
+    const KINDS: [(&str, u8); 3] = [("ldap", 0), ("sql", 1), ("smtp", 2)];
+    if table.value("kind").is_none() {
+        let problem = Diagnostic::error(table.place(), "a directory needs a `kind`");
+        table.report(problem.help("kind = \"ldap\", \"sql\" or \"smtp\""));
+    }
+    let known_ms = table.duration_ms("known", "4h");
+    let lifetimes = Lifetimes {
+        known_ms,
+        unknown_ms: table.duration_ms("unknown", "10m"),
+        not_now_ms: table.duration_ms("not_now", "10s"),
+        stale_ms: table.duration_ms("stale", "7d").max(known_ms),
+    };
+    let timeout_ms = table.duration_ms("timeout", "1s").max(1);
+    let look_ups_max =
+        usize::try_from(table.count("look_ups", 64, (1, 10_000))).unwrap_or(usize::MAX);
+    let settings = match table.choice("kind", "ldap", &KINDS)? {
+        0 => Settings::Ldap(ldap::Ldap::read(table)),
+        1 => Settings::Sql(sql::Sql::read(table)),
+        _ => Settings::Smtp(smtp::Smtp::read(table)),
+    };
+    let space = ring.text(&format!("directory {name} {}", settings.meaning()));
+    let source = Source { name: Arc::from(name), space, lifetimes };
+    Some(Directory { source, timeout_ms, look_ups_max, settings })
+}
