@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mpp_doors::policy::{Door, Replay};
-use mpp_hub::Hub;
 use mpp_hub::clock::VirtualClock;
 use mpp_hub::log::DecisionLog;
 use mpp_hub::statistics::Statistics;
+use mpp_hub::{Hub, Open, Outside, Parts};
 use mpp_stores::embedded::EmbeddedStore;
 use mpp_wire::policy::Request;
 use tokio::runtime::{Builder, Runtime};
@@ -32,6 +32,18 @@ impl Node {
     /// # Panics
     /// The configuration is not sound.
     pub fn new(configuration: &str, folder: &Path, log: Option<&Path>) -> Self {
+        Self::with_directories(configuration, (folder, log), None)
+    }
+
+    /// As [`Node::new`], with directories that are opened by `open`.
+    ///
+    /// # Panics
+    /// The configuration is not sound.
+    pub fn with_directories(
+        configuration: &str,
+        (folder, log): (&Path, Option<&Path>),
+        open: Option<Open>,
+    ) -> Self {
         let mut files = BTreeMap::new();
         let configuration = loop {
             let mut read = mpp_config::compile("mpp.toml", configuration, &files, SEED);
@@ -47,15 +59,16 @@ impl Node {
         };
         let clock = Arc::new(VirtualClock::default());
         let log = log.map(|folder| DecisionLog::open(folder, 1 << 30).expect("a folder"));
-        let hub = Arc::new(Hub::new(
-            EmbeddedStore::in_memory(SEED),
-            Arc::<VirtualClock>::clone(&clock),
-            configuration,
-            log,
-            Statistics::default(),
-        ));
-        let door = Door { hub: Arc::clone(&hub), virtual_clock: Some(clock) };
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let parts = Parts {
+            store: EmbeddedStore::in_memory(SEED),
+            clock: Arc::<VirtualClock>::clone(&clock),
+            log,
+            statistics: Statistics::default(),
+            outside: open.map(|open| Outside { runtime: runtime.handle().clone(), open }),
+        };
+        let hub = Arc::new(Hub::new(parts, configuration));
+        let door = Door { hub: Arc::clone(&hub), virtual_clock: Some(clock) };
         Self { hub, replay: Replay::new(door), runtime }
     }
 

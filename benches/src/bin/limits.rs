@@ -89,7 +89,7 @@ fn filled(entries: u64, keep_ms: impl Fn(u64) -> u64) -> TempDir {
     let now_ms = now_ms();
     for number in 0..entries {
         let (shelf, key, keep_ms) = (Shelf::Greylisted, Key(hash(number)), keep_ms(number));
-        store.perform(now_ms, &[Effect::Remember { shelf, key, keep_ms, again: false }]);
+        store.perform(now_ms, &[Effect::Remember { shelf, key, keep_ms, again: false, mark: 0 }]);
         if number.is_multiple_of(100_000) {
             store.settle().expect("a disk");
         }

@@ -63,7 +63,7 @@ impl Decide for Ours {
         let effect = if is_known {
             Effect::TooEarly { key }
         } else {
-            Effect::Remember { shelf, key, keep_ms, again: false }
+            Effect::Remember { shelf, key, keep_ms, again: false, mark: 0 }
         };
         let observe = Effect::Observe { key: client, lesson: Lesson::Bad, weight: 1.0 };
         self.store.perform(now_ms, &[effect, observe]);

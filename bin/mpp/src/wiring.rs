@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use mpp_hub::Hub;
 use mpp_hub::clock::Clock;
 use mpp_hub::log::DecisionLog;
 use mpp_hub::statistics::Statistics;
 use mpp_hub::store::Store;
+use mpp_hub::{Hub, Outside, Parts};
 
 use crate::commands::Failure;
 use crate::load::Loaded;
@@ -39,7 +39,21 @@ pub(crate) fn hub(
         None
     };
     let statistics = read_statistics(state);
-    Ok(Hub::new(store, clock, loaded.configuration, log, statistics))
+    let parts = Parts { store, clock, log, statistics, outside: Some(outside()?) };
+    Ok(Hub::new(parts, loaded.configuration))
+}
+
+/// Where look-ups run: a thread of their own, so that a slow handshake or a large answer keeps no
+/// decision of others waiting, and connections outlive whoever asked first.
+///
+/// # Errors
+/// The system gives no thread.
+pub(crate) fn outside() -> std::io::Result<Outside> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let forever = move || runtime.block_on(std::future::pending::<()>());
+    std::thread::Builder::new().name("directories".into()).spawn(forever)?;
+    Ok(Outside { runtime: handle, open: Arc::new(mpp_directories::open) })
 }
 
 fn read_statistics(state: &Path) -> Statistics {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use mpp_engine::directory::Membership;
 use mpp_engine::policy::{Match, Pattern, Policy};
 use mpp_settings::Diagnostic;
 use mpp_settings::diagnostic::Place;
@@ -13,12 +14,13 @@ use mpp_settings::diagnostic::Place;
 enum Claim<'a> {
     Pattern(usize, &'a Pattern),
     Network(IpNet),
+    Member(Membership),
     Direction,
 }
 
 /// One problem for each pair of neighbours that claim the same.
 pub(crate) fn find(policies: &[(Arc<Policy>, Match)], places: &[Place]) -> Vec<Diagnostic> {
-    let mut claims: BTreeMap<(Claim<'_>, [bool; 5]), Vec<usize>> = BTreeMap::new();
+    let mut claims: BTreeMap<(Claim<'_>, [bool; 6]), Vec<usize>> = BTreeMap::new();
     let mut problems = Vec::new();
     for (number, (policy, wanted)) in policies.iter().enumerate() {
         let shape = shape(wanted);
@@ -53,13 +55,14 @@ pub(crate) fn find(policies: &[(Arc<Policy>, Match)], places: &[Place]) -> Vec<D
     problems
 }
 
-fn shape(wanted: &Match) -> [bool; 5] {
+fn shape(wanted: &Match) -> [bool; 6] {
     [
         !wanted.recipient.is_empty(),
         !wanted.sasl_user.is_empty(),
         !wanted.sender.is_empty(),
         !wanted.client.is_empty(),
         wanted.direction.is_some(),
+        !wanted.members.is_empty(),
     ]
 }
 
@@ -68,6 +71,9 @@ fn claims_of(wanted: &Match) -> Vec<Claim<'_>> {
     let sides = [&wanted.recipient, &wanted.sasl_user, &wanted.sender];
     if let Some((side, patterns)) = sides.iter().enumerate().find(|(_, list)| !list.is_empty()) {
         return patterns.iter().map(|pattern| Claim::Pattern(side, pattern)).collect();
+    }
+    if !wanted.members.is_empty() {
+        return wanted.members.iter().map(|member| Claim::Member(*member)).collect();
     }
     if wanted.client.is_empty() {
         return vec![Claim::Direction];
@@ -87,10 +93,15 @@ fn may_both_fit(one: &Match, other: &Match) -> bool {
         (Some(one), Some(other)) => one == other,
         _ => true,
     };
+    // Nobody knows who is in two groups; of the same group everybody is.
+    let members = one.members.is_empty()
+        || other.members.is_empty()
+        || one.members.iter().any(|member| other.members.contains(member));
     patterns(&one.sasl_user, &other.sasl_user)
         && patterns(&one.sender, &other.sender)
         && networks
         && directions
+        && members
 }
 
 fn described(claim: &Claim<'_>) -> String {
@@ -103,6 +114,7 @@ fn described(claim: &Claim<'_>) -> String {
                 Pattern::Below(domain) => format!("{side} domains .{domain}"),
             }
         }
+        Claim::Member(_) => "group".into(),
         Claim::Network(network) => format!("network {network}"),
         Claim::Direction => "direction".into(),
     }

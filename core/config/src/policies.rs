@@ -2,22 +2,74 @@
 
 use std::sync::Arc;
 
-use mpp_engine::checks::recipient::Lists;
 use mpp_engine::checks::threshold::Thresholds;
 use mpp_engine::checks::{Armed, Context, KINDS, Kind, Mode, block, threshold};
+use mpp_engine::directory::{Membership, Side};
 use mpp_engine::facts::Direction;
 use mpp_engine::identity::Keyring;
 use mpp_engine::network;
 use mpp_engine::policy::{Match, Pattern, Policies, Policy, Spare};
+use mpp_engine::recipients::Recipients;
 use mpp_engine::verdict::{Action, Cause, Verdict};
-use mpp_settings::diagnostic::Place;
+use mpp_settings::diagnostic::{Place, nearest};
 use mpp_settings::{Diagnostic, Kind as ValueKind, Reader, Session, Table};
 
+use crate::directory::Directory;
 use crate::overlap;
 
+/// What was read.
+pub(crate) struct Read {
+    pub(crate) policies: Policies,
+    pub(crate) recipients: Arc<Recipients>,
+    /// The names of groups, by their numbers.
+    pub(crate) groups: Vec<Arc<str>>,
+}
+
+/// The groups that policies name, numbered as they come.
+struct Groups<'d> {
+    directories: &'d [Directory],
+    ring: Keyring,
+    names: Vec<Arc<str>>,
+}
+
+impl Groups<'_> {
+    /// Reads `DIRECTORY:GROUP`.
+    fn parse(&mut self, text: &str, side: Side) -> Result<Membership, String> {
+        let (name, group) = text
+            .split_once(':')
+            .filter(|(_, group)| !group.is_empty())
+            .ok_or("expected DIRECTORY:GROUP, such as \"people:cn=nogreylist\"")?;
+        let names = || self.directories.iter().map(|directory| &*directory.source.name);
+        let source = names().position(|known| known == name);
+        let number = source.and_then(|source| u16::try_from(source).ok());
+        let (Some(directory), Some(number)) =
+            (source.and_then(|source| self.directories.get(source)), number)
+        else {
+            return Err(match nearest(name, names()) {
+                Some(near) => format!("there is no `directory.{name}`; did you mean `{near}`?"),
+                None => format!("there is no `directory.{name}`"),
+            });
+        };
+        directory.settings.knows_groups()?;
+        let place = self.names.iter().position(|known| &**known == group);
+        let place = place.unwrap_or_else(|| {
+            self.names.push(group.into());
+            self.names.len() - 1
+        });
+        let group_number = u16::try_from(place).map_err(|_| "too many groups")?;
+        let space = directory.source.group_space(self.ring, group);
+        Ok(Membership { side, source: number, group: group_number, space })
+    }
+}
+
 /// Reads recipient lists and policies.
-pub(crate) fn read(root: &mut Reader<'_>, session: &Session, ring: Keyring) -> Policies {
-    let lists = Arc::new(read_recipients(root, session, ring));
+pub(crate) fn read(
+    root: &mut Reader<'_>,
+    session: &Session,
+    ring: Keyring,
+    directories: &[Directory],
+) -> Read {
+    let recipients = Arc::new(read_recipients(root, session, ring, directories));
     let section = root.table("policy");
     let mut tables: Vec<(&str, &Place, &Table)> = Vec::new();
     for (name, place, value) in section.names() {
@@ -30,15 +82,16 @@ pub(crate) fn read(root: &mut Reader<'_>, session: &Session, ring: Keyring) -> P
         }
     }
     let base = tables.iter().find(|(name, ..)| *name == "default").map(|(.., table)| *table);
-    let context = Context { ring, policy: "default", recipients: &lists };
+    let context = Context { ring, policy: "default", recipients: &recipients };
     let default = Arc::new(read_default(base, session, &context));
+    let mut groups = Groups { directories, ring, names: Vec::new() };
     let mut others = Vec::new();
     let mut places = Vec::new();
     for (name, place, table) in tables.iter().filter(|(name, ..)| *name != "default") {
-        let context = Context { ring, policy: name, recipients: &lists };
+        let context = Context { ring, policy: name, recipients: &recipients };
         let chain = std::iter::once(*table).chain(base).collect();
         let mut reader = session.reader(&format!("policy.{name}"), chain);
-        let wanted = read_match(&mut reader, place);
+        let wanted = read_match(&mut reader, place, &mut groups);
         let policy = read_policy(&mut reader, &context, Some(&default));
         reader.finish();
         others.push((Arc::new(policy), wanted));
@@ -47,11 +100,18 @@ pub(crate) fn read(root: &mut Reader<'_>, session: &Session, ring: Keyring) -> P
     for problem in overlap::find(&others, &places) {
         session.report(problem);
     }
-    Policies::new(default, others, ring)
+    let policies = Policies::new(default, others, ring);
+    Read { policies, recipients, groups: groups.names }
 }
 
-fn read_recipients(root: &mut Reader<'_>, session: &Session, ring: Keyring) -> Lists {
-    let mut lists = Lists::default();
+fn read_recipients(
+    root: &mut Reader<'_>,
+    session: &Session,
+    ring: Keyring,
+    directories: &[Directory],
+) -> Recipients {
+    let sources = directories.iter().map(|directory| directory.source.clone()).collect();
+    let mut recipients = Recipients::new(sources);
     let section = root.table("recipients");
     for (name, place, value) in section.names() {
         let ValueKind::Table(table) = &value.kind else {
@@ -60,10 +120,10 @@ fn read_recipients(root: &mut Reader<'_>, session: &Session, ring: Keyring) -> L
             continue;
         };
         let mut reader = session.reader(&format!("recipients.{name}"), vec![table]);
-        lists.add(&mut reader, ring);
+        recipients.add(&mut reader, ring);
         reader.finish();
     }
-    lists
+    recipients
 }
 
 fn read_default(base: Option<&Table>, session: &Session, context: &Context<'_>) -> Policy {
@@ -126,12 +186,21 @@ fn read_spare(reader: &mut Reader<'_>) -> Spare {
     }
 }
 
-fn read_match(reader: &mut Reader<'_>, place: &Place) -> Match {
+fn read_match(reader: &mut Reader<'_>, place: &Place, groups: &mut Groups<'_>) -> Match {
     // Not inherited: `default` has none.
     let has_match = reader.value("match").is_some();
     let mut table = reader.table("match");
     let directions = [("inbound", Direction::Inbound), ("outbound", Direction::Outbound)];
+    let mut members = Vec::new();
+    for (name, side) in [
+        ("recipient_in", Side::Recipient),
+        ("sasl_user_in", Side::SaslUser),
+        ("sender_in", Side::Sender),
+    ] {
+        members.extend(table.list(name, &[], |text| groups.parse(text, side)));
+    }
     let wanted = Match {
+        members,
         recipient: table.list("recipient", &[], Pattern::parse),
         sasl_user: table.list("sasl_user", &[], Pattern::parse_account),
         sender: table.list("sender", &[], Pattern::parse),
@@ -146,7 +215,8 @@ fn read_match(reader: &mut Reader<'_>, place: &Place) -> Match {
         && wanted.sasl_user.is_empty()
         && wanted.sender.is_empty()
         && wanted.client.is_empty()
-        && wanted.direction.is_none();
+        && wanted.direction.is_none()
+        && wanted.members.is_empty();
     if is_empty {
         let name = reader.path().to_owned();
         let message = if has_match { "matches nothing" } else { "has no `match`" };

@@ -1,8 +1,11 @@
 //! The tables of a configuration and what they mean.
 
+use std::sync::Arc;
+
 use mpp_engine::identity::Keyring;
 use mpp_engine::network::{self, NetworkSet};
 use mpp_engine::policy::Policies;
+use mpp_engine::recipients::Recipients;
 use mpp_settings::{Reader, Session, Table};
 
 use crate::directory::{self, Directory};
@@ -19,7 +22,11 @@ pub struct Configuration {
     pub networks: Networks,
     /// `[directory.*]`, in the order of their names; look-ups name them by number.
     pub directories: Vec<Directory>,
-    /// `[policy.*]` and `[recipients.*]`.
+    /// The groups that policies name; look-ups name them by number.
+    pub groups: Vec<Arc<str>>,
+    /// `[recipients.*]`.
+    pub recipients: Arc<Recipients>,
+    /// `[policy.*]`.
     pub policies: Policies,
     /// Makes keys, with the prefix lengths of `[networks]`.
     pub ring: Keyring,
@@ -67,9 +74,10 @@ pub(crate) fn read(root: &Table, session: &Session, seed: u64) -> Configuration 
     let listen = read_listen(&mut root.table("listen"));
     let (networks, ring) = read_networks(&mut root.table("networks"), seed);
     let directories = directory::read(&mut root, session, ring);
-    let policies = policies::read(&mut root, session, ring);
+    let read = policies::read(&mut root, session, ring, &directories);
+    let policies::Read { policies, recipients, groups } = read;
     root.finish();
-    Configuration { server, listen, networks, directories, policies, ring }
+    Configuration { server, listen, networks, directories, groups, recipients, policies, ring }
 }
 
 fn read_server(table: &mut Reader<'_>) -> Server {

@@ -4,6 +4,67 @@
 //! Addresses come from Postfix as RFC 5321 section 4.1.2 allows them, quoted local parts and
 //! address literals included, and from anybody as anything at all; nothing here can fail.
 
+use std::borrow::Cow;
+
+/// The address in the one form in which it is compared and looked up. It must be in lower case as
+/// far as it is ASCII.
+///
+/// An internationalised domain is the same as its A-labels (RFC 5890), and a local part in quotes
+/// that need none the same as without (RFC 5321 section 4.1.2).
+pub fn canonical(address: &str) -> Cow<'_, str> {
+    if address.is_ascii() && !address.starts_with('"') {
+        return Cow::Borrowed(address);
+    }
+    let (local, name) = split(address);
+    if name.is_empty() {
+        return Cow::Borrowed(address);
+    }
+    let local = unquoted(local);
+    Cow::Owned(format!("{local}@{}", domain(name)))
+}
+
+/// A domain in lower case and A-labels, as [`canonical`] has it; one that is none as it is.
+pub fn domain(name: &str) -> Cow<'_, str> {
+    if name.is_ascii() {
+        if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Cow::Owned(name.to_ascii_lowercase());
+        }
+        return Cow::Borrowed(name);
+    }
+    // A leading dot stands for all domains below.
+    let (dot, rest) = name.strip_prefix('.').map_or(("", name), |rest| (".", rest));
+    match idna::domain_to_ascii(rest) {
+        Ok(ascii) => Cow::Owned(format!("{dot}{ascii}")),
+        Err(_) => Cow::Borrowed(name),
+    }
+}
+
+/// A canonical domain as people read it: in Unicode, where it has A-labels; nothing if it has none.
+pub fn unicode_domain(name: &str) -> Option<String> {
+    if !name.contains("xn--") {
+        return None;
+    }
+    let (unicode, result) = idna::domain_to_unicode(name);
+    (result.is_ok() && unicode != name).then_some(unicode)
+}
+
+/// What is in quotes, if it needs none: atoms and dots between them.
+fn unquoted(local: &str) -> &str {
+    let inside = local.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let is_atom = |atom: &str| {
+        !atom.is_empty()
+            && atom.chars().all(|letter| {
+                letter.is_alphanumeric() && letter.is_ascii()
+                    || !letter.is_ascii()
+                    || "!#$%&'*+-/=?^_`{|}~".contains(letter)
+            })
+    };
+    match inside {
+        Some(inside) if inside.split('.').all(is_atom) => inside,
+        _ => local,
+    }
+}
+
 /// The parts of an address. The domain is what follows the last `@`, since a quoted local part
 /// may hold others (RFC 5321 section 4.1.2); without any `@` everything is local part.
 pub fn split(address: &str) -> (&str, &str) {
@@ -124,6 +185,28 @@ mod tests {
         assert_eq!(split(""), ("", ""));
         assert_eq!(split("postmaster"), ("postmaster", ""));
         assert_eq!(split("@"), ("", ""));
+    }
+
+    #[test]
+    fn one_address_has_one_form() {
+        for (address, same) in [
+            ("bob@x.example", "bob@x.example"),
+            ("bob@bücher.example", "bob@xn--bcher-kva.example"),
+            ("bob@BÜCHER.example", "bob@xn--bcher-kva.example"),
+            ("jörg@x.example", "jörg@x.example"),
+            ("\"bob.smith\"@x.example", "bob.smith@x.example"),
+            ("\"bob smith\"@x.example", "\"bob smith\"@x.example"),
+            ("\"\"@x.example", "\"\"@x.example"),
+            ("\"a@b\"@x.example", "\"a@b\"@x.example"),
+            ("\"bob", "\"bob"),
+            ("ü", "ü"),
+        ] {
+            assert_eq!(canonical(address), same);
+            assert_eq!(canonical(same), same, "once is enough");
+        }
+        assert_eq!(domain(".Bücher.example"), ".xn--bcher-kva.example");
+        assert_eq!(unicode_domain("xn--bcher-kva.example").as_deref(), Some("bücher.example"));
+        assert_eq!(unicode_domain("x.example"), None);
     }
 
     #[test]

@@ -8,7 +8,10 @@
 //! What follows from facts that count against somebody (a trap, an unknown recipient, a message
 //! judged spam) is worked out by [`learn`], after the reply, in the same two steps.
 
+use std::sync::Arc;
+
 use crate::checks::Mode;
+use crate::directory::{Found, LookUp};
 use crate::facts::{Direction, Facts};
 use crate::identity::Keyring;
 use crate::policy::Policy;
@@ -66,7 +69,7 @@ pub struct Held {
 }
 
 /// A number or word that a check leaves for people who ask why.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Remark {
     /// Which check.
     pub check: &'static str,
@@ -77,7 +80,7 @@ pub struct Remark {
 }
 
 /// The value of a [`Remark`].
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// A number.
     Number(u64),
@@ -87,6 +90,8 @@ pub enum Value {
     Share(f32),
     /// A word.
     Word(&'static str),
+    /// A name out of the configuration.
+    Name(Arc<str>),
 }
 
 /// The working memory of one decision, used again for the next so that nothing is allocated.
@@ -96,6 +101,12 @@ pub struct Case {
     pub questions: Vec<Question>,
     /// The answers, each at the place of its question.
     pub answers: Vec<Answer>,
+    /// What directories are to be asked.
+    pub look_ups: Vec<LookUp>,
+    /// What they said, each at the place of its look-up.
+    pub found: Vec<Found>,
+    /// What is to be looked up again, although the decision does not wait for it.
+    pub refresh: Vec<LookUp>,
     /// What follows from the decision.
     pub effects: Vec<Effect>,
     /// What was learnt while judging, for [`learn`].
@@ -117,6 +128,9 @@ impl Case {
     pub fn clear(&mut self) {
         self.questions.clear();
         self.answers.clear();
+        self.look_ups.clear();
+        self.found.clear();
+        self.refresh.clear();
         self.effects.clear();
         self.events.clear();
         self.remarks.clear();
@@ -133,6 +147,8 @@ impl Case {
 pub enum Step {
     /// The questions from this index on need answers.
     Ask(usize),
+    /// The look-ups from this index on need answers. The store has none left to give.
+    LookUp(usize),
     /// It is decided; effects, events and remarks are in the [`Case`].
     Done(Decision),
 }
@@ -209,9 +225,19 @@ pub fn decide(
         return Step::Done(Decision { verdict, check: armed.kind.name });
     }
     if is_open {
-        return Step::Ask(answered);
+        return open_step(case, answered);
     }
     Step::Done(Decision { verdict: Verdict::ACCEPT, check: "none" })
+}
+
+/// Cheap before dear: directories are asked only once the store has said all it knows, which may
+/// make them needless.
+fn open_step(case: &Case, answered: usize) -> Step {
+    if case.questions.len() > answered || case.look_ups.len() == case.found.len() {
+        Step::Ask(answered)
+    } else {
+        Step::LookUp(case.found.len())
+    }
 }
 
 /// Works out what follows from an event, for every check that cares. Used like [`decide`].
@@ -241,7 +267,7 @@ pub fn learn(
         }
     }
     if is_open {
-        return Step::Ask(answered);
+        return open_step(case, answered);
     }
     Step::Done(Decision { verdict: Verdict::ACCEPT, check: "none" })
 }
@@ -359,6 +385,35 @@ impl Round<'_> {
         match self.ask(Question::History { key })? {
             Answer::History(history) => Ok(history),
             _ => Err(Pause::Unavailable),
+        }
+    }
+
+    /// What a directory said of somebody earlier, and how long ago, in milliseconds.
+    ///
+    /// # Errors
+    /// Not answered yet, or not to be answered.
+    pub fn looked(&mut self, key: Key) -> Result<Option<(Found, u64)>, Pause> {
+        let kept = self.since(Shelf::Looked, key)?;
+        Ok(kept.and_then(|kept| Some((Found::of(kept)?, self.now_ms.saturating_sub(kept.at_ms)))))
+    }
+
+    /// What a directory says of somebody now.
+    ///
+    /// # Errors
+    /// Not answered yet.
+    pub fn look_up(&mut self, look_up: LookUp) -> Result<Found, Pause> {
+        let asked = &mut self.case.look_ups;
+        if let Some(place) = asked.iter().position(|asked| *asked == look_up) {
+            return self.case.found.get(place).copied().ok_or(Pause::Unanswered);
+        }
+        asked.push(look_up);
+        Err(Pause::Unanswered)
+    }
+
+    /// Has a directory asked again in the background, before what it said runs out.
+    pub fn refresh(&mut self, look_up: LookUp) {
+        if !self.case.refresh.contains(&look_up) {
+            self.case.refresh.push(look_up);
         }
     }
 

@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use crate::decide::{Pause, Round};
+use crate::identity::Keyring;
 use crate::question::{Key, Moment};
 
 /// A directory, as far as the engine has to know it.
@@ -21,8 +23,25 @@ pub struct Source {
     pub lifetimes: Lifetimes,
 }
 
+impl Source {
+    /// Under which key it is kept whether a recipient exists, by the hash of its address.
+    pub fn recipient_key(&self, ring: Keyring, address: u64) -> Key {
+        ring.key(self.space, address)
+    }
+
+    /// Under which key it is kept whether a domain is ours.
+    pub fn domain_key(&self, ring: Keyring, domain: &str) -> Key {
+        ring.key(ring.pair(self.space, 1), ring.text(domain))
+    }
+
+    /// The name space of who is in a group.
+    pub fn group_space(&self, ring: Keyring, group: &str) -> u64 {
+        ring.pair(self.space, ring.text(group) | 2)
+    }
+}
+
 /// How long the answers of a directory hold, in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lifetimes {
     /// That somebody exists. Past half of it the answer is looked up again in the background.
     pub known_ms: u64,
@@ -70,7 +89,54 @@ impl Found {
     }
 }
 
+/// What is to be made of what is kept of somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It holds; past half of its time it is looked up again in the background.
+    Holds(Found, bool),
+    /// It has to be looked up; where that is not possible now, `true` says that it exists.
+    RanOut(bool),
+}
+
 impl Lifetimes {
+    /// Judges what is kept of somebody, with its age in milliseconds. Where a directory can say
+    /// nothing now, what is kept of somebody who exists holds longer; of nobody else.
+    pub fn judge(&self, kept: Option<(Found, u64)>) -> Kept {
+        match kept {
+            Some((Found::Yes, age_ms)) if age_ms < self.known_ms => {
+                Kept::Holds(Found::Yes, age_ms >= self.known_ms / 2)
+            }
+            Some((Found::No, age_ms)) if age_ms < self.unknown_ms => Kept::Holds(Found::No, false),
+            Some((Found::Yes, age_ms)) => Kept::RanOut(age_ms < self.stale_ms),
+            Some((Found::No | Found::NotNow, _)) | None => Kept::RanOut(false),
+        }
+    }
+
+    /// What a directory says of somebody: what is kept of it with its age, else what it says now.
+    ///
+    /// # Errors
+    /// It has to be looked up first.
+    pub fn say(
+        &self,
+        look_up: LookUp,
+        kept: Option<(Found, u64)>,
+        round: &mut Round<'_>,
+    ) -> Result<(Found, Option<u64>), Pause> {
+        let age_ms = kept.map(|(_, age_ms)| age_ms);
+        match self.judge(kept) {
+            Kept::Holds(found, wants_refresh) => {
+                if wants_refresh {
+                    round.refresh(look_up);
+                }
+                Ok((found, age_ms))
+            }
+            Kept::RanOut(exists) => match round.look_up(look_up)? {
+                Found::NotNow if exists => Ok((Found::Yes, age_ms)),
+                found => Ok((found, None)),
+            },
+        }
+    }
+
     /// How long the store is to keep an answer, in milliseconds.
     pub fn keep_ms(&self, found: Found) -> u64 {
         match found {
@@ -121,4 +187,47 @@ pub struct LookUp {
     pub about: About,
     /// Under which key the answer is kept.
     pub key: Key,
+}
+
+/// That somebody is in a group, as a policy asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Membership {
+    /// Who.
+    pub side: Side,
+    /// The number of the directory.
+    pub source: u16,
+    /// The number of the group in the configuration.
+    pub group: u16,
+    /// The name space of what is kept of it.
+    pub space: u64,
+}
+
+impl Membership {
+    /// The look-up of somebody, by the hash of the text.
+    pub fn look_up(&self, ring: Keyring, who: u64) -> LookUp {
+        let about = About::Member { side: self.side, group: self.group };
+        LookUp { source: self.source, about, key: ring.key(self.space, who) }
+    }
+}
+
+/// What is known of memberships while a policy is looked for.
+#[derive(Debug, Default)]
+pub struct Memberships {
+    /// What has been answered.
+    pub answers: Vec<(LookUp, bool)>,
+    /// What has to be answered first.
+    pub missing: Vec<LookUp>,
+}
+
+impl Memberships {
+    /// Whether somebody is a member; what nobody has asked yet is noted, and counts as no.
+    pub fn is_member(&mut self, look_up: LookUp) -> bool {
+        if let Some((_, is_member)) = self.answers.iter().find(|(known, _)| *known == look_up) {
+            return *is_member;
+        }
+        if !self.missing.contains(&look_up) {
+            self.missing.push(look_up);
+        }
+        false
+    }
 }

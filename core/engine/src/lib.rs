@@ -16,6 +16,7 @@ pub mod identity;
 pub mod network;
 pub mod policy;
 pub mod question;
+pub mod recipients;
 pub mod reply;
 pub mod transaction;
 pub mod verdict;

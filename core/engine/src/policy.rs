@@ -1,7 +1,8 @@
 //! Policies: the settings that hold for one transaction, found in constant time among thousands.
 //!
 //! The most specific policy wins: an address over a domain over a parent domain over a client
-//! network over a direction over `default`. At the same step a recipient goes before an account,
+//! network over a direction over `default`; being in a group of a directory comes right behind an
+//! address. At the same step a recipient goes before an account,
 //! an account before a sender; inside one dimension no two policies may claim the same thing.
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use ipnet::IpNet;
 
 use crate::address;
 use crate::checks::Armed;
+use crate::directory::{Membership, Memberships, Side};
 use crate::facts::{Direction, Facts};
 use crate::identity::Keyring;
 use crate::network::{NetworkMap, NetworkSet};
@@ -57,6 +59,8 @@ pub struct Match {
     pub client: Vec<IpNet>,
     /// The direction.
     pub direction: Option<Direction>,
+    /// Groups of a directory.
+    pub members: Vec<Membership>,
 }
 
 /// Which addresses are meant.
@@ -83,7 +87,7 @@ impl Pattern {
         }
         match text.rfind('@') {
             Some(0) => Ok(Self::domain(text.get(1..).unwrap_or(""))),
-            Some(_) => Ok(Self::Address(text)),
+            Some(_) => Ok(Self::Address(address::canonical(&text).into_owned())),
             None => Ok(Self::domain(&text)),
         }
     }
@@ -104,6 +108,7 @@ impl Pattern {
     }
 
     fn domain(text: &str) -> Self {
+        let text = &*address::domain(text);
         match text.strip_prefix('.') {
             Some(parent) => Self::Below(parent.to_owned()),
             None => Self::Domain(text.to_owned()),
@@ -119,6 +124,8 @@ pub struct Policies {
     index: HashMap<(Side, u64), Numbers>,
     networks: NetworkMap,
     directed: Vec<u32>,
+    /// Policies that only a membership leads to.
+    grouped: Vec<u32>,
     sides: [bool; 3],
     has_parents: [bool; 3],
 }
@@ -137,13 +144,17 @@ struct Wanted {
     sides: [Vec<Pattern>; 3],
     client: NetworkSet,
     direction: Option<Direction>,
+    members: Vec<Membership>,
 }
 
 impl Wanted {
     /// In how many ways it narrows down what is meant: among equals the narrower policy wins.
     fn dimensions(&self) -> usize {
         let sides = self.sides.iter().filter(|patterns| !patterns.is_empty()).count();
-        sides + usize::from(!self.client.is_empty()) + usize::from(self.direction.is_some())
+        sides
+            + usize::from(!self.client.is_empty())
+            + usize::from(self.direction.is_some())
+            + usize::from(!self.members.is_empty())
     }
 }
 
@@ -165,13 +176,6 @@ impl Numbers {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Side {
-    Recipient,
-    SaslUser,
-    Sender,
-}
-
 const SIDES: [Side; 3] = [Side::Recipient, Side::SaslUser, Side::Sender];
 
 impl Policies {
@@ -183,13 +187,14 @@ impl Policies {
             index: HashMap::new(),
             networks: NetworkMap::default(),
             directed: Vec::new(),
+            grouped: Vec::new(),
             sides: [false; 3],
             has_parents: [false; 3],
         };
         for (policy, wanted) in others {
             policies.add(policy, wanted, ring);
         }
-        let Self { entries, index, directed, networks, .. } = &mut policies;
+        let Self { entries, index, directed, grouped, networks, .. } = &mut policies;
         let narrower = |number: &u32| {
             let entry = entries.get(*number as usize);
             let wanted = entry.and_then(|entry| entry.wanted.as_deref());
@@ -197,6 +202,7 @@ impl Policies {
         };
         index.values_mut().for_each(|numbers| numbers.sort_by_key(narrower));
         directed.sort_by_key(narrower);
+        grouped.sort_by_key(narrower);
         networks.for_each(|numbers| numbers.sort_by_key(narrower));
         policies
     }
@@ -227,27 +233,41 @@ impl Policies {
                         .or_insert(Numbers { first: number, more: Vec::new() });
                 }
             }
+            None if !wanted.members.is_empty() => self.grouped.push(number),
             None if wanted.client.is_empty() => self.directed.push(number),
             None => wanted.client.iter().for_each(|network| self.networks.add(*network, number)),
         }
         let client = wanted.client.into_iter().collect();
-        let wanted = Wanted { sides, client, direction: wanted.direction };
-        let is_found_by_all = wanted.dimensions() == 1 && wanted.direction.is_none();
+        let Match { direction, members, .. } = wanted;
+        let wanted = Wanted { sides, client, direction, members };
+        let is_found_by_all =
+            wanted.dimensions() == 1 && wanted.direction.is_none() && wanted.members.is_empty();
         self.entries.push(Entry { policy, wanted: (!is_found_by_all).then(|| Box::new(wanted)) });
     }
 
-    /// The policy that holds.
-    pub fn resolve(&self, facts: &Facts<'_>, ring: Keyring) -> &Arc<Policy> {
+    /// The policy that holds, as far as memberships are known. If any are noted as missing, answer
+    /// them and ask again.
+    pub fn resolve(
+        &self,
+        facts: &Facts<'_>,
+        ring: Keyring,
+        members: &mut Memberships,
+    ) -> &Arc<Policy> {
         if self.entries.is_empty() {
             return &self.default;
         }
-        self.by_sides(facts, ring)
-            .or_else(|| self.by_network(facts))
-            .or_else(|| self.directed.iter().find_map(|number| self.fitting(*number, facts, None)))
+        let mut search = Search { facts, ring, members };
+        if let Some(found) = self.by_sides(&mut search).or_else(|| self.by_network(&mut search)) {
+            return found;
+        }
+        let mut directed = self.directed.iter();
+        directed
+            .find_map(|number| self.fitting(*number, &mut search, None))
             .unwrap_or(&self.default)
     }
 
-    fn by_sides(&self, facts: &Facts<'_>, ring: Keyring) -> Option<&Arc<Policy>> {
+    fn by_sides(&self, search: &mut Search<'_, '_>) -> Option<&Arc<Policy>> {
+        let (facts, ring) = (search.facts, search.ring);
         let keys = &facts.keys;
         let used = || SIDES.iter().zip(self.sides).filter(|(_, used)| *used).map(|(side, _)| *side);
         for side in used() {
@@ -256,7 +276,12 @@ impl Policies {
                 Side::SaslUser => keys.sasl_user,
                 Side::Sender => keys.sender,
             };
-            if let Some(found) = self.at(side, ring.key(1, hash).0, facts) {
+            if let Some(found) = self.at(side, ring.key(1, hash).0, search) {
+                return Some(found);
+            }
+        }
+        for number in &self.grouped {
+            if let Some(found) = self.fitting(*number, search, None) {
                 return Some(found);
             }
         }
@@ -266,7 +291,7 @@ impl Policies {
                 Side::SaslUser => ring.text(address::split(facts.sasl_user).1),
                 Side::Sender => keys.sender_domain,
             };
-            if let Some(found) = self.at(side, ring.key(2, hash).0, facts) {
+            if let Some(found) = self.at(side, ring.key(2, hash).0, search) {
                 return Some(found);
             }
         }
@@ -274,7 +299,7 @@ impl Policies {
         parents.map(|(side, _)| side).find_map(|side| {
             let mut domain = address::split(side_text(*side, facts)).1;
             while !domain.is_empty() {
-                if let Some(found) = self.at(*side, ring.key(3, ring.text(domain)).0, facts) {
+                if let Some(found) = self.at(*side, ring.key(3, ring.text(domain)).0, search) {
                     return Some(found);
                 }
                 domain = domain.split_once('.').map_or("", |(_, parent)| parent);
@@ -283,19 +308,25 @@ impl Policies {
         })
     }
 
-    fn at(&self, side: Side, key: u64, facts: &Facts<'_>) -> Option<&Arc<Policy>> {
+    fn at(&self, side: Side, key: u64, search: &mut Search<'_, '_>) -> Option<&Arc<Policy>> {
         let Numbers { first, more } = self.index.get(&(side, key))?;
         let mut numbers = std::iter::once(first).chain(more);
-        numbers.find_map(|number| self.fitting(*number, facts, Some(side)))
+        numbers.find_map(|number| self.fitting(*number, search, Some(side)))
     }
 
-    fn by_network(&self, facts: &Facts<'_>) -> Option<&Arc<Policy>> {
-        let found = self.networks.containing(facts.client);
-        found.flatten().find_map(|number| self.fitting(*number, facts, None))
+    fn by_network(&self, search: &mut Search<'_, '_>) -> Option<&Arc<Policy>> {
+        let found = self.networks.containing(search.facts.client);
+        found.flatten().find_map(|number| self.fitting(*number, search, None))
     }
 
     /// The policy of that number if all that it wants fits; `found` has been looked up already.
-    fn fitting(&self, number: u32, facts: &Facts<'_>, found: Option<Side>) -> Option<&Arc<Policy>> {
+    fn fitting(
+        &self,
+        number: u32,
+        search: &mut Search<'_, '_>,
+        found: Option<Side>,
+    ) -> Option<&Arc<Policy>> {
+        let facts = search.facts;
         let entry = self.entries.get(number as usize)?;
         let Some(wanted) = &entry.wanted else { return Some(&entry.policy) };
         let sides_fit = wanted.sides.iter().zip(SIDES).all(|(patterns, side)| {
@@ -303,9 +334,11 @@ impl Policies {
                 || found == Some(side)
                 || patterns.iter().any(|pattern| fits(pattern, side_text(side, facts)))
         });
+        // Last: this is what may have to be looked up.
         let fits = sides_fit
             && wanted.direction.is_none_or(|direction| direction == facts.direction)
-            && (wanted.client.is_empty() || wanted.client.contains(facts.client));
+            && (wanted.client.is_empty() || wanted.client.contains(facts.client))
+            && (wanted.members.is_empty() || search.is_member(&wanted.members));
         fits.then_some(&entry.policy)
     }
 
@@ -323,6 +356,32 @@ impl Policies {
     /// How many there are, the default included.
     pub fn count(&self) -> usize {
         self.entries.len() + 1
+    }
+}
+
+/// One search for a policy.
+struct Search<'s, 'f> {
+    facts: &'s Facts<'f>,
+    ring: Keyring,
+    members: &'s mut Memberships,
+}
+
+impl Search<'_, '_> {
+    /// Whether the transaction is in one of these groups.
+    fn is_member(&mut self, wanted: &[Membership]) -> bool {
+        let mut is_member = false;
+        for membership in wanted {
+            let keys = &self.facts.keys;
+            let who = match membership.side {
+                Side::Recipient => keys.recipient,
+                Side::SaslUser => keys.sasl_user,
+                Side::Sender => keys.sender,
+            };
+            // All of them are asked at once; nobody is in no group.
+            is_member |= !side_text(membership.side, self.facts).is_empty()
+                && self.members.is_member(membership.look_up(self.ring, who));
+        }
+        is_member
     }
 }
 

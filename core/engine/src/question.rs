@@ -28,11 +28,14 @@ pub enum Shelf {
     Correspondent,
     /// Senders that wrote to a trap or to nobody, with whom they wrote to.
     Fault,
+    /// What a directory said of somebody; the mark says what ([`crate::directory::Found`]).
+    Looked,
 }
 
 impl Shelf {
     /// All shelves, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Greylisted, Self::Proven, Self::Correspondent, Self::Fault];
+    pub const ALL: [Self; 5] =
+        [Self::Greylisted, Self::Proven, Self::Correspondent, Self::Fault, Self::Looked];
 }
 
 /// A remembered point in time.
@@ -40,7 +43,8 @@ impl Shelf {
 pub struct Moment {
     /// When it was noted, in milliseconds since 1970.
     pub at_ms: u64,
-    /// How often it was tried again too early, 0 to 15; more counts as 15.
+    /// How often it was tried again too early, 0 to 15; more counts as 15. On [`Shelf::Looked`] the
+    /// mark it was remembered with.
     pub tries: u8,
 }
 
@@ -331,6 +335,8 @@ pub enum Effect {
         keep_ms: u64,
         /// False: what is still remembered stays as it is. True: its time becomes now.
         again: bool,
+        /// What its [`Moment::tries`] begin with, 0 to 15.
+        mark: u8,
     },
     /// Counts one more try of a key on [`Shelf::Greylisted`] that came too early.
     TooEarly {

@@ -265,7 +265,9 @@ impl<'t> Reader<'t> {
         };
         for (text, value) in self.texts(name, value, "a string") {
             match text.strip_prefix("file:") {
-                Some(file) => self.list_file(file, value, &mut parse, &mut items),
+                Some(file) => {
+                    self.list_file(file, value, &mut |line: &str| parse(line.trim()), &mut items)
+                }
                 None => match parse(text) {
                     Ok(item) => items.push(item),
                     Err(message) => self.wrong(value, name, &message),
@@ -275,7 +277,8 @@ impl<'t> Reader<'t> {
         items
     }
 
-    /// The items of the files that a setting names, with or without `file:` before the name.
+    /// The items of the files that a setting names, with or without `file:` before the name. The
+    /// lines come with the blanks they begin with, which mean something in some tables.
     pub fn files<T>(
         &mut self,
         name: &'static str,
@@ -374,8 +377,8 @@ impl<'t> Reader<'t> {
         let mut start = 0;
         let mut wrong = 0;
         for line in file.text.split_inclusive('\n') {
-            let item = line.trim();
-            if !item.is_empty() && !item.starts_with('#') {
+            let item = line.trim_end();
+            if !item.is_empty() && !item.trim_start().starts_with('#') {
                 match parse(item) {
                     Ok(item) => items.push(item),
                     Err(message) if wrong < MISTAKES_PER_FILE_MAX => {

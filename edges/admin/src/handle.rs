@@ -48,6 +48,12 @@ pub(crate) async fn answer(
             let state = if held { "was blocked and no longer is" } else { "was not blocked" };
             Ok(json!(format!("{} {} {state}", text("kind"), text("identity"))))
         }
+        "recipients-show" => hub.recipient(text("address")).await,
+        "recipients-forget" => {
+            let count = hub.forget_recipient(text("address"))?;
+            Ok(json!(format!("{} is looked up anew ({count} look-ups)", text("address"))))
+        }
+        "recipients-probe" => hub.probe_recipient(text("address")).await,
         "ask" => Ok(hub.ask(&asked(request)?).await),
         "greylist-show" => Ok(hub.greylist(&asked(request)?)),
         "greylist-forget" => Ok(json!(hub.forget(&asked(request)?))),
@@ -90,7 +96,7 @@ fn is_asked_about(hub: &Hub, kind: &str, identity: &str) -> Result<(), String> {
 
 fn status(hub: &Hub, control: &dyn Control) -> Value {
     let counts = hub.store().counts();
-    let [greylisted, proven, correspondents, faults] = counts.shelves;
+    let [greylisted, proven, correspondents, faults, looked_up] = counts.shelves;
     let (log_lines_dropped, log_trouble) =
         hub.log().map_or((0, None), mpp_hub::log::DecisionLog::health);
     let mut status = control.status();
@@ -107,6 +113,7 @@ fn status(hub: &Hub, control: &dyn Control) -> Value {
                 "proven": proven,
                 "correspondents": correspondents,
                 "faults": faults,
+                "looked_up": looked_up,
                 "blocks": counts.blocks,
                 "tallies": counts.tallies,
                 "histories": counts.histories,
@@ -114,6 +121,7 @@ fn status(hub: &Hub, control: &dyn Control) -> Value {
                 "memory_bytes": counts.memory_bytes,
             }),
         );
+        status.insert("directories".into(), json!(hub.directories()));
         status.insert(
             "log".into(),
             json!({ "lines_dropped": log_lines_dropped, "trouble": log_trouble }),

@@ -1,7 +1,5 @@
 //! Judging without consequences, for `mpp ask`: nothing is counted, remembered or logged.
 
-use std::time::Duration;
-
 use mpp_engine::checks::greylist;
 use mpp_engine::decide::identity_key;
 use mpp_engine::facts::Direction;
@@ -12,7 +10,8 @@ use mpp_engine::question::{
 use serde_json::{Value, json};
 
 use crate::hub::{Asked, Desk, Hub, facts};
-use crate::settle::{self, Bench};
+use crate::resolve;
+use crate::settle;
 use crate::store::{BlockRow, Counts, Health, Later, Store, StoreError};
 
 /// A store that only looks: what would count is asked about with amount 0.
@@ -98,16 +97,10 @@ impl Hub {
         let configuration = &live.configuration;
         let (mut lower, mut scratch) = (String::new(), String::new());
         let facts = facts(configuration, asked, &mut lower, &mut scratch);
-        let policy = configuration.policies.resolve(&facts, configuration.ring);
         let dry = Dry(self.store());
         let mut desk = Desk::default();
-        let bench = Bench {
-            store: &dry,
-            policy,
-            ring: configuration.ring,
-            now_ms: self.now_ms(),
-            deadline: Duration::from_millis(configuration.server.deadline_ms),
-        };
+        let bench = resolve::bench((&live, &dry), &facts, self.now_ms(), &mut desk).await;
+        let policy = bench.policy;
         let (decision, trips) =
             settle::settle(bench, &facts, &mut desk.case, &mut desk.fresh).await;
         let mut text = String::new();
@@ -133,6 +126,14 @@ impl Hub {
             "trace": crate::line::trace(&desk.case.remarks),
             "store_trips": trips,
             "asked": asked,
+            "looked_up": desk.case.look_ups.iter().zip(&desk.case.found).map(|(look_up, found)| {
+                let station = live.directories.station(look_up.source);
+                json!({
+                    "directory": station.map(|station| station.name()),
+                    "about": format!("{:?}", look_up.about),
+                    "said": found.name(),
+                })
+            }).collect::<Vec<_>>(),
         })
     }
 

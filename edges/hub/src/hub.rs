@@ -1,23 +1,27 @@
 //! The hub: from what was asked to what is answered, with everything that follows.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use mpp_config::Configuration;
+use mpp_engine::address;
 use mpp_engine::decide::{Case, Decision, Event, Held, Remark, Value, lets_through};
+use mpp_engine::directory::Memberships;
 use mpp_engine::facts::{Direction, Facts, Repeat, Reserved, Stage};
 use mpp_engine::identity::Parties;
-use mpp_engine::question::{Answer, Effect};
+use mpp_engine::question::{Answer, Effect, Shelf};
 use mpp_engine::reply::{self, Reply};
 use mpp_engine::transaction::Transactions;
 use mpp_engine::verdict::Verdict;
 
 use crate::clock::Clock;
+use crate::directories::{Directories, Outside};
 use crate::id::{Id, Ids};
 use crate::line::{self, Line, Stamp};
 use crate::log::DecisionLog;
+use crate::resolve;
 use crate::settle::{self, Bench};
 use crate::statistics::{Counted, Statistics};
 use crate::store::Store;
@@ -51,6 +55,7 @@ pub struct Desk {
     pub(crate) case: Case,
     pub(crate) fresh: Vec<Answer>,
     pub(crate) lower: String,
+    pub(crate) members: Memberships,
     scratch: String,
     stamp: Stamp,
     line: String,
@@ -85,6 +90,27 @@ pub struct Live {
     pub configuration: Configuration,
     /// Counts the configurations of this process, from 1.
     pub generation: u64,
+    pub(crate) directories: Directories,
+}
+
+/// What a hub is put together from.
+pub struct Parts {
+    /// What is remembered.
+    pub store: Arc<dyn Store>,
+    /// What the time is.
+    pub clock: Arc<dyn Clock>,
+    /// Where decisions are written down, if anywhere.
+    pub log: Option<DecisionLog>,
+    /// What was counted before.
+    pub statistics: Statistics,
+    /// How directories are asked; without, every look-up is answered "not now".
+    pub outside: Option<Outside>,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Parts")
+    }
 }
 
 /// The parts of a node that a decision needs.
@@ -92,6 +118,7 @@ pub struct Hub {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     live: ArcSwap<Live>,
+    outside: Option<Outside>,
     log: Option<DecisionLog>,
     ids: Ids,
     transactions: Mutex<Transactions>,
@@ -106,18 +133,20 @@ impl std::fmt::Debug for Hub {
 
 impl Hub {
     /// A hub with a configuration. Without a log nothing can be explained later.
-    pub fn new(
-        store: Arc<dyn Store>,
-        clock: Arc<dyn Clock>,
-        configuration: Configuration,
-        log: Option<DecisionLog>,
-        statistics: Statistics,
-    ) -> Self {
-        let live = ArcSwap::from_pointee(Live { configuration, generation: 1 });
+    pub fn new(parts: Parts, configuration: Configuration) -> Self {
+        let Parts { store, clock, log, statistics, outside } = parts;
+        let directories = Directories::open(
+            &configuration,
+            &Directories::default(),
+            outside.as_ref(),
+            (&store, &clock),
+        );
+        let live = ArcSwap::from_pointee(Live { configuration, generation: 1, directories });
         Self {
             store,
             clock,
             live,
+            outside,
             log,
             ids: Ids::default(),
             transactions: Mutex::default(),
@@ -133,8 +162,16 @@ impl Hub {
     /// Puts another configuration in place for every decision that begins from now on. Returns
     /// the old one, whose end the caller may pay for.
     pub fn replace(&self, configuration: Configuration) -> Arc<Live> {
-        let generation = self.live.load().generation + 1;
-        self.live.swap(Arc::new(Live { configuration, generation }))
+        let before = self.live.load();
+        let generation = before.generation + 1;
+        let directories = Directories::open(
+            &configuration,
+            &before.directories,
+            self.outside.as_ref(),
+            (&self.store, &self.clock),
+        );
+        drop(before);
+        self.live.swap(Arc::new(Live { configuration, generation, directories }))
     }
 
     /// The store.
@@ -166,7 +203,6 @@ impl Hub {
         let live = self.live.load();
         let configuration = &live.configuration;
         let now_ms = self.clock.now_ms();
-        let (ring, policies) = (configuration.ring, &configuration.policies);
         let mut lower = std::mem::take(&mut desk.lower);
         let mut facts = facts(configuration, asked, &mut lower, &mut desk.scratch);
         let ties = Ties::of(&facts, configuration);
@@ -180,9 +216,8 @@ impl Hub {
                 transactions.answered(ties.connection, true, now_ms);
             }
         }
-        let policy = policies.resolve(&facts, ring);
-        let deadline = Duration::from_millis(configuration.server.deadline_ms);
-        let bench = Bench { store: &*self.store, policy, ring, now_ms, deadline };
+        let bench = resolve::bench((&live, &*self.store), &facts, now_ms, desk).await;
+        let policy = bench.policy;
         desk.case.clear();
         let (decision, trips) =
             settle::settle(bench, &facts, &mut desk.case, &mut desk.fresh).await;
@@ -228,10 +263,8 @@ impl Hub {
         let now_ms = self.clock.now_ms();
         let mut lower = std::mem::take(&mut desk.lower);
         let facts = facts(configuration, asked, &mut lower, &mut desk.scratch);
-        let policy = configuration.policies.resolve(&facts, configuration.ring);
-        let deadline = Duration::from_millis(configuration.server.deadline_ms);
-        let ring = configuration.ring;
-        let bench = Bench { store: &*self.store, policy, ring, now_ms, deadline };
+        let bench = resolve::bench((&live, &*self.store), &facts, now_ms, desk).await;
+        let policy = bench.policy;
         let (event, word) = match observed {
             Observed::Spam => (Event::Spam, "spam"),
             Observed::Clean => (Event::Clean, "clean"),
@@ -268,6 +301,10 @@ impl Hub {
 
     /// Performs the effects of a decision, and of what was learnt in it.
     async fn follow_up(&self, bench: Bench<'_>, facts: &Facts<'_>, desk: &mut Desk) {
+        if !desk.case.refresh.is_empty() {
+            // Answers that will be asked for again are asked for before they run out.
+            bench.directories.refresh(&desk.case.refresh, &bench.texts);
+        }
         self.perform(bench, facts, &mut desk.case);
         if desk.case.events.is_empty() {
             return;
@@ -367,6 +404,12 @@ impl Hub {
         self.statistics().expire(now_ms);
     }
 
+    /// The slow part of housekeeping: what directories have to tell. To be called every few seconds.
+    pub fn look_around(&self) {
+        let kept = self.store.counts().shelves.get(Shelf::Looked as usize).copied();
+        self.live.load().directories.look_around(kept.unwrap_or(0));
+    }
+
     fn write_line<'l>(
         &self,
         desk: &'l mut Desk,
@@ -432,6 +475,21 @@ impl Ties {
     }
 }
 
+/// Appends a text in lower case, an address in its canonical form; returns how long that is.
+fn push_lower(text: &str, is_address: bool, lower: &mut String) -> usize {
+    let start = lower.len();
+    lower.push_str(text);
+    if let Some(added) = lower.get_mut(start..) {
+        added.make_ascii_lowercase();
+    }
+    let added = lower.get(start..).unwrap_or_default();
+    if is_address && let Cow::Owned(canonical) = address::canonical(added) {
+        lower.truncate(start);
+        lower.push_str(&canonical);
+    }
+    lower.len() - start
+}
+
 /// Makes facts of what was asked. Texts in lower case are kept in `lower`.
 pub(crate) fn facts<'a>(
     configuration: &Configuration,
@@ -449,13 +507,14 @@ pub(crate) fn facts<'a>(
         asked.sasl_user,
     ];
     lower.clear();
-    for text in texts {
-        lower.push_str(text);
-    }
-    lower.make_ascii_lowercase();
+    let mut place = 0;
+    let lengths = texts.map(|text| {
+        place += 1;
+        push_lower(text, (4..=5).contains(&place), lower)
+    });
     let mut rest: &'a str = lower;
-    let [client_name, reverse_name, helo, sender, recipient, sasl_user] = texts.map(|text| {
-        let (head, tail) = rest.split_at_checked(text.len()).unwrap_or((rest, ""));
+    let [client_name, reverse_name, helo, sender, recipient, sasl_user] = lengths.map(|length| {
+        let (head, tail) = rest.split_at_checked(length).unwrap_or((rest, ""));
         rest = tail;
         head
     });

@@ -6,19 +6,25 @@
 //! door.
 
 pub mod clock;
+mod directories;
 pub mod directory;
 mod dry;
 mod hub;
 pub mod id;
 mod line;
 pub mod log;
+mod resolve;
+mod room;
 mod settle;
 mod sketch;
+mod station;
 pub mod statistics;
 pub mod store;
+mod verification;
 
+pub use directories::{Open, Outside};
 pub use dry::Dry;
-pub use hub::{Asked, Desk, Hub, Judged, Live, Observed};
+pub use hub::{Asked, Desk, Hub, Judged, Live, Observed, Parts};
 
 /// Says something to the operator: one line on standard error, where the service manager logs it.
 pub fn say(text: &str) {

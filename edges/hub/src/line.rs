@@ -226,14 +226,14 @@ fn push_remarks(remarks: &[Remark], out: &mut String) {
         out.push(' ');
         out.push_str(remark.what);
         out.push('=');
-        match remark.value {
-            Value::Number(number) => push_number(number, out),
+        match &remark.value {
+            Value::Number(number) => push_number(*number, out),
             Value::Period(ms) if ms % 1000 == 0 => {
                 push_number(ms / 1000, out);
                 out.push('s');
             }
             Value::Period(ms) => {
-                push_number(ms, out);
+                push_number(*ms, out);
                 out.push_str("ms");
             }
             Value::Share(share) => {
@@ -242,6 +242,8 @@ fn push_remarks(remarks: &[Remark], out: &mut String) {
                 let _ = write!(out, "{:.1}%", share * 100.0);
             }
             Value::Word(word) => out.push_str(word),
+            // Names in a configuration need no escape: it takes no others.
+            Value::Name(name) => out.push_str(name),
         }
     }
 }

@@ -11,7 +11,7 @@
 //!
 //! let store = EmbeddedStore::in_memory(1);
 //! let (shelf, key) = (Shelf::Greylisted, Key(7));
-//! store.perform(1_000, &[Effect::Remember { shelf, key, keep_ms: 60_000, again: false }]);
+//! store.perform(1_000, &[Effect::Remember { shelf, key, keep_ms: 60_000, again: false, mark: 0 }]);
 //! let mut answers = Vec::new();
 //! assert!(store.ask(2_000, &[Question::Since { shelf, key }], &mut answers).is_none());
 //! assert!(matches!(answers[0], Answer::Since(Some(moment)) if moment.at_ms == 1_000));

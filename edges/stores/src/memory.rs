@@ -176,10 +176,10 @@ impl State {
 
     fn perform(&mut self, now_ms: u64, effect: &Effect) {
         match effect {
-            Effect::Remember { shelf, key, keep_ms, again } => {
+            Effect::Remember { shelf, key, keep_ms, again, mark } => {
                 if *again || self.moment(*shelf, *key, now_ms).is_none() {
                     let keep_ms = keep_of(class_of(*keep_ms));
-                    let moment = Moment { at_ms: now_ms, tries: 0 };
+                    let moment = Moment { at_ms: now_ms, tries: (*mark).min(15) };
                     self.moments.insert((*shelf, *key), (moment, keep_ms));
                 }
             }

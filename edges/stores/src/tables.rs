@@ -15,7 +15,7 @@ use crate::record::{Record, push_u32};
 use crate::tally::Counter;
 
 /// Shards of each shelf, as powers of two: drones fill the first.
-const SHARD_BITS: [u32; Shelf::ALL.len()] = [12, 10, 10, 10];
+const SHARD_BITS: [u32; Shelf::ALL.len()] = [12, 10, 10, 10, 10];
 
 /// Everything.
 #[derive(Debug)]
@@ -118,11 +118,11 @@ impl Tables {
     /// Performs one effect.
     pub(crate) fn perform(&mut self, now_ms: u64, effect: &Effect, sink: &mut Sink<'_>) {
         let record = match *effect {
-            Effect::Remember { shelf, key, keep_ms, again } => {
+            Effect::Remember { shelf, key, keep_ms, again, mark } => {
                 if !again && self.moment(now_ms, shelf, key).is_some() {
                     return;
                 }
-                let moment = Moment { at_ms: now_ms, tries: 0 };
+                let moment = Moment { at_ms: now_ms, tries: mark.min(15) };
                 Record::Moment { shelf, key, moment, class: class_of(keep_ms) }
             }
             Effect::TooEarly { key } => match self.tried_again(now_ms, key) {

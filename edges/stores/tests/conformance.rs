@@ -164,7 +164,7 @@ impl Session<'_> {
 }
 
 fn remember(key: Key, keep_ms: u64, again: bool) -> Effect {
-    Effect::Remember { shelf: Shelf::Greylisted, key, keep_ms, again }
+    Effect::Remember { shelf: Shelf::Greylisted, key, keep_ms, again, mark: 0 }
 }
 
 fn block(key: Key, for_ms: u64, grow: f32, up_to_ms: u64) -> NewBlock {
@@ -457,8 +457,9 @@ fn effect(now: std::ops::Range<u64>) -> impl Strategy<Value = Effect> {
             NewBlock { kind, key, subject, reason, for_ms, grow, up_to_ms }
         });
     prop_oneof![
-        3 => (shelf(), key(), keep, any::<bool>()).prop_map(|(shelf, key, keep_ms, again)| {
-            Effect::Remember { shelf, key, keep_ms, again }
+        3 => (shelf(), key(), keep, any::<bool>(), 0_u8..18).prop_map(
+            |(shelf, key, keep_ms, again, mark)| {
+            Effect::Remember { shelf, key, keep_ms, again, mark }
         }),
         2 => key().prop_map(|key| Effect::TooEarly { key }),
         1 => (shelf(), key()).prop_map(|(shelf, key)| Effect::Forget { shelf, key }),

@@ -70,7 +70,10 @@ fn open(path: &Path, set_aside_damaged: bool) -> Result<Arc<EmbeddedStore>, Stor
 
 fn work(store: &Arc<EmbeddedStore>) {
     let (shelf, key) = (Shelf::Proven, Key(0x0123_4567_89ab_cdef));
-    store.perform(NOW_MS, &[Effect::Remember { shelf, key, keep_ms: 3_600_000, again: true }]);
+    store.perform(
+        NOW_MS,
+        &[Effect::Remember { shelf, key, keep_ms: 3_600_000, again: true, mark: 0 }],
+    );
     assert!(is_known(&**store));
     assert!(store.settle().is_ok());
     for block in store.blocks(NOW_MS, 10) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use mpp_admin::AskError;
+use mpp_hub::Parts;
 use mpp_hub::clock::RealClock;
 use mpp_hub::statistics::Statistics;
 use mpp_stores::embedded::EmbeddedStore;
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use crate::place::Where;
-use crate::{load, print};
+use crate::{load, print, wiring};
 
 /// A transaction, as far as it is known.
 #[derive(Clone, Debug, Args)]
@@ -82,9 +83,14 @@ impl Ask {
     fn without_daemon(&self, request: &Value) -> Result<Value, Failure> {
         let store = EmbeddedStore::in_memory(1);
         let loaded = load::load(self.daemon.config.as_deref(), 1).map_err(Failure)?;
-        let clock = Arc::new(RealClock);
-        let hub =
-            mpp_hub::Hub::new(store, clock, loaded.configuration, None, Statistics::default());
+        let parts = Parts {
+            store,
+            clock: Arc::new(RealClock),
+            log: None,
+            statistics: Statistics::default(),
+            outside: Some(wiring::outside()?),
+        };
+        let hub = mpp_hub::Hub::new(parts, loaded.configuration);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(mpp_admin::judge(&hub, request)).map_err(Failure)
     }

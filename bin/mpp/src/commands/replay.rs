@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use mpp_doors::listen::{Connection, Listener, Place, Places};
 use mpp_doors::policy::{self, Door};
-use mpp_hub::Hub;
 use mpp_hub::clock::VirtualClock;
 use mpp_hub::log::DecisionLog;
 use mpp_hub::statistics::Statistics;
+use mpp_hub::{Hub, Parts};
 use mpp_stores::embedded::EmbeddedStore;
 use mpp_wire::policy::Request;
 use serde_json::Value;
@@ -64,13 +64,14 @@ impl Replay {
             }
             None => None,
         };
-        let hub = Arc::new(Hub::new(
-            EmbeddedStore::in_memory(SEED),
-            Arc::<VirtualClock>::clone(&clock),
-            loaded.configuration,
+        let parts = Parts {
+            store: EmbeddedStore::in_memory(SEED),
+            clock: Arc::<VirtualClock>::clone(&clock),
             log,
-            Statistics::default(),
-        ));
+            statistics: Statistics::default(),
+            outside: Some(wiring::outside()?),
+        };
+        let hub = Arc::new(Hub::new(parts, loaded.configuration));
         let door = Door { hub: Arc::clone(&hub), virtual_clock: Some(clock) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         match (&self.listen, &self.file) {

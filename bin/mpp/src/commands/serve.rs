@@ -181,6 +181,7 @@ impl Node {
     /// The slow part of housekeeping.
     fn look_around(&self, seen: &mut Seen) {
         wiring::write_statistics(&self.state, &self.hub);
+        self.hub.look_around();
         let health = self.hub.store().health();
         let is_good = health == Health::Good;
         match health {

@@ -45,6 +45,17 @@ impl Settings {
         }
     }
 
+    /// Whether it can say who is in a group.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub(crate) fn knows_groups(&self) -> Result<(), String> {
+        match self {
+            Self::Ldap(_) | Self::Sql(_) => Ok(()),
+            Self::Smtp(_) => Err("a next hop asked by SMTP knows no groups".to_owned()),
+        }
+    }
+
     /// Everything that changes the meaning of an answer, and nothing else: no password, no
     /// time-out, no list of servers that all say the same.
     fn meaning(&self) -> String {
@@ -75,6 +86,12 @@ pub(crate) fn read(root: &mut Reader<'_>, session: &Session, ring: Keyring) -> V
 
 fn read_one(table: &mut Reader<'_>, name: &str, ring: Keyring) -> Option<Directory> {
     const KINDS: [(&str, u8); 3] = [("ldap", 0), ("sql", 1), ("smtp", 2)];
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "_-.".contains(letter);
+    if !name.chars().all(is_plain) {
+        let message = format!("`{name}` is no name for a directory");
+        let problem = Diagnostic::error(table.place(), message);
+        table.report(problem.help("use letters, digits, `-`, `_` and `.`"));
+    }
     if table.value("kind").is_none() {
         let problem = Diagnostic::error(table.place(), "a directory needs a `kind`");
         table.report(problem.help("kind = \"ldap\", \"sql\" or \"smtp\""));

@@ -157,7 +157,7 @@ pub(super) fn note_fault(facts: &Facts<'_>, round: &mut Round<'_>) {
     let key = fault_key(facts, round.ring);
     if key != Key(0) {
         let (shelf, keep_ms) = (Shelf::Fault, FAULT_KEEP_MS);
-        round.effect(Effect::Remember { shelf, key, keep_ms, again: true });
+        round.effect(Effect::Remember { shelf, key, keep_ms, again: true, mark: 0 });
     }
 }
 

@@ -185,7 +185,13 @@ impl Check for Blocks {
             // Who keeps trying shows patience; greylisting takes it for the first try as well.
             let key = greylist::triplet_key(facts, round.ring);
             let keep_ms = round.policy.spare.patience_ms.saturating_mul(2).max(KEEP_LEAST_MS);
-            round.effect(Effect::Remember { shelf: Shelf::Greylisted, key, keep_ms, again: false });
+            round.effect(Effect::Remember {
+                shelf: Shelf::Greylisted,
+                key,
+                keep_ms,
+                again: false,
+                mark: 0,
+            });
         }
         round.remark("identity", Value::Word(kind.name()));
         round.remark("for", Value::Word(block.reason.name()));

@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use mpp_settings::{Diagnostic, Reader};
 
-use super::recipient::Lists;
 use super::{Check, Context, Kind, blame};
 use crate::address;
 use crate::decide::{Event, Pause, Round, Value};
@@ -24,6 +23,7 @@ use crate::facts::{Direction, Facts, Repeat, Stage};
 use crate::identity::Keyring;
 use crate::network;
 use crate::question::{Effect, IdentityKind, Key, Moment, Note, Shelf};
+use crate::recipients::Recipients;
 use crate::verdict::{Action, Cause, Numbers, Verdict};
 
 /// The check as data.
@@ -48,7 +48,7 @@ struct Greylist {
     memory_ms: u64,
     correspondents_ms: u64,
     trusts_history: bool,
-    lists: Arc<Lists>,
+    recipients: Arc<Recipients>,
 }
 
 /// No window is shorter, in milliseconds: servers there are that come back once a day.
@@ -83,7 +83,7 @@ impl Greylist {
             memory_ms: table.duration_ms("memory", "35d"),
             correspondents_ms: table.duration_ms("correspondents", "90d"),
             trusts_history: table.flag("trust_history", true),
-            lists: Arc::clone(context.recipients),
+            recipients: Arc::clone(context.recipients),
         }
     }
 
@@ -231,6 +231,7 @@ impl Greylist {
                 key: triplet,
                 keep_ms,
                 again,
+                mark: 0,
             });
             round.effect(Effect::Note(Note::FirstTry));
             round.remark("first", Value::Word("now"));
@@ -249,7 +250,13 @@ impl Greylist {
             return Some(deferred(delay_ms - age_ms));
         }
         let keep_ms = self.memory_ms;
-        round.effect(Effect::Remember { shelf: Shelf::Proven, key: prover, keep_ms, again: true });
+        round.effect(Effect::Remember {
+            shelf: Shelf::Proven,
+            key: prover,
+            keep_ms,
+            again: true,
+            mark: 0,
+        });
         round.effect(Effect::Note(Note::Passed { first_ms: first.at_ms }));
         None
     }
@@ -263,6 +270,7 @@ impl Greylist {
                 key: prover,
                 keep_ms,
                 again: true,
+                mark: 0,
             });
         }
     }
@@ -274,13 +282,19 @@ impl Greylist {
         if facts.is_null_sender()
             || self.correspondents_ms == 0
             || keys.sender_domain == keys.recipient_domain
-            || self.lists.covers(keys.recipient_domain)
+            || self.recipients.covers(facts, round.ring)
         {
             return;
         }
         let key = correspondent_key(round.ring, facts.keys.sender, facts.keys.recipient);
         let keep_ms = self.correspondents_ms;
-        round.effect(Effect::Remember { shelf: Shelf::Correspondent, key, keep_ms, again: true });
+        round.effect(Effect::Remember {
+            shelf: Shelf::Correspondent,
+            key,
+            keep_ms,
+            again: true,
+            mark: 0,
+        });
     }
 }
 

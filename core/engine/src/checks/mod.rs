@@ -11,6 +11,7 @@ use mpp_settings::Reader;
 use crate::decide::{Event, Pause, Round};
 use crate::facts::{Facts, Stage};
 use crate::identity::Keyring;
+use crate::recipients::Recipients;
 use crate::verdict::Verdict;
 
 pub mod access;
@@ -55,8 +56,8 @@ pub struct Context<'a> {
     pub ring: Keyring,
     /// The name of the policy.
     pub policy: &'a str,
-    /// The recipient lists of the configuration.
-    pub recipients: &'a Arc<recipient::Lists>,
+    /// The recipients of the configuration.
+    pub recipients: &'a Arc<Recipients>,
 }
 
 /// Whether a check acts.

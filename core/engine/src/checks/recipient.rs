@@ -1,25 +1,24 @@
-//! Recipient verification from lists, and the harvest rule.
+//! Recipient verification, and the harvest rule.
 //!
-//! A list says which users of which domains exist; a recipient of such a domain who is not on it
-//! is refused before DATA. Domains on no list are nobody's business here. `postmaster` exists
-//! everywhere (RFC 5321 section 4.5.1).
+//! Who exists is known to lists and to directories ([`crate::recipients`]). A recipient of a domain
+//! of ours of whom all of them say that it does not exist is refused before DATA; one of whom it
+//! cannot be said now is deferred or let through, as the policy says, and never refused. Domains of
+//! others are nobody's business here.
 //!
 //! Whoever asks for many users that do not exist is guessing: it is blocked, and from then on gets
-//! the same answer for every recipient. Senders with a good history keep their 550, which is how
-//! their lists are cleaned.
+//! the same answer for every recipient, without any directory being asked. Senders with a good
+//! history keep their 550, which is how their lists are cleaned.
 
 use std::sync::Arc;
 
-use hashbrown::HashSet;
 use mpp_settings::Reader;
 
 use super::blame::{self, Term};
 use super::{Check, Context, Kind};
-use crate::address;
 use crate::decide::{Event, Pause, Round, Value};
 use crate::facts::{Direction, Facts, Repeat, Stage};
-use crate::identity::Keyring;
 use crate::question::{BlockReason, IdentityKind};
+use crate::recipients::{Recipients, Standing};
 use crate::verdict::{Action, Cause, Verdict};
 
 /// The check as data.
@@ -31,134 +30,51 @@ pub const KIND: Kind = Kind {
     read: |table, context| Arc::new(Recipient::read(table, context)),
 };
 
-/// The recipient lists of a configuration, `[recipients.NAME]`.
-#[derive(Debug, Default)]
-pub struct Lists {
-    /// Domains whose users are listed.
-    domains: HashSet<u64>,
-    /// Users, and domains in which everybody exists.
-    known: HashSet<u64>,
-    delimiters: String,
-}
-
-/// What the lists say of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Its domain is on no list.
-    Foreign,
-    /// It exists.
-    Known,
-    /// It does not.
-    Unknown,
-}
-
-impl Lists {
-    /// Adds one list. Its domains are those it names, or without any those of its addresses.
-    pub fn add(&mut self, table: &mut Reader<'_>, ring: Keyring) {
-        let domains = table.list("domains", &[], |domain| {
-            let domain = domain.trim_start_matches('@').to_ascii_lowercase();
-            if domain.is_empty() || domain.contains(['@', ' ', '\t']) {
-                return Err(format!("`{domain}` is not a domain"));
-            }
-            Ok(ring.text(&domain))
-        });
-        let without_domains = domains.is_empty();
-        self.domains.extend(domains);
-        let mut add = |line: &str| -> Result<(), String> {
-            // The Postfix table form `user@example.org  OK`: what follows the address is ignored.
-            let entry = key_of(line).to_ascii_lowercase();
-            let (local, domain) = address::split(&entry);
-            if domain.is_empty() {
-                return Err(format!("`{entry}` is not an address"));
-            }
-            if without_domains {
-                self.domains.insert(ring.text(domain));
-            }
-            let hash = if local.is_empty() {
-                catch_all(ring, ring.text(domain))
-            } else {
-                ring.text(&entry)
-            };
-            self.known.insert(hash);
-            Ok(())
-        };
-        table.files("file", &mut add);
-        table.list("addresses", &[], &mut add);
-        self.delimiters.push_str(&table.text("delimiter", "+"));
-    }
-
-    /// Whether no domain is listed.
-    pub fn is_empty(&self) -> bool {
-        self.domains.is_empty()
-    }
-
-    /// Whether a domain, by its hash, is one of ours.
-    pub fn covers(&self, domain: u64) -> bool {
-        self.domains.contains(&domain)
-    }
-
-    /// What the lists say of a recipient.
-    pub fn standing(&self, facts: &Facts<'_>, ring: Keyring) -> Standing {
-        let keys = &facts.keys;
-        if self.domains.is_empty() || !self.domains.contains(&keys.recipient_domain) {
-            return Standing::Foreign;
-        }
-        let (local, domain) = address::split(facts.recipient);
-        if self.known.contains(&keys.recipient)
-            || local == "postmaster"
-            || self.known.contains(&catch_all(ring, keys.recipient_domain))
-        {
-            return Standing::Known;
-        }
-        // user+detail@: the longest stem that exists.
-        let mut stem = local;
-        while let Some(at) = stem.rfind(|c| self.delimiters.contains(c)) {
-            stem = stem.get(..at).unwrap_or_default();
-            if !stem.is_empty() && self.known.contains(&ring.text(&format!("{stem}@{domain}"))) {
-                return Standing::Known;
-            }
-        }
-        Standing::Unknown
-    }
-}
-
-/// The first word of a line; a quoted local part may hold spaces.
-fn key_of(line: &str) -> &str {
-    let mut is_quoted = false;
-    let mut is_escaped = false;
-    let end = line.find(|letter: char| {
-        is_quoted ^= letter == '"' && !is_escaped;
-        is_escaped = letter == '\\' && !is_escaped;
-        letter.is_whitespace() && !is_quoted
-    });
-    line.get(..end.unwrap_or(line.len())).unwrap_or(line)
-}
-
-fn catch_all(ring: Keyring, domain: u64) -> u64 {
-    ring.pair(domain, 1)
-}
-
 #[derive(Debug)]
 struct Recipient {
-    lists: Arc<Lists>,
+    recipients: Arc<Recipients>,
+    /// What holds for a recipient of whom nobody can say now whether it exists.
+    unavailable: Option<Verdict>,
     harvest_limit: u64,
+    harvest_share: f64,
     harvest_per_ms: u64,
     term: Term,
     space: u64,
+    asked_space: u64,
 }
 
 impl Recipient {
     fn read(table: &mut Reader<'_>, context: &Context<'_>) -> Self {
+        let down = Verdict::new(Action::Defer, Cause::DirectoryDown);
+        let words = [("defer", Some(down)), ("accept", None)];
+        let unavailable = table.choice("unavailable", "defer", &words).flatten();
         let mut harvest = table.table("harvest");
         let check = Self {
-            lists: Arc::clone(context.recipients),
+            recipients: Arc::clone(context.recipients),
+            unavailable,
             harvest_limit: harvest.count("limit", 4, (0, 1_000_000)),
+            harvest_share: harvest.share("share", "0%"),
             harvest_per_ms: harvest.duration_ms("per", "1d"),
             term: Term::read(&mut harvest, "6h", 2.0, "7d"),
             space: blame::space(context, "harvest"),
+            asked_space: blame::space(context, "harvest asked"),
         };
         harvest.finish();
         check
+    }
+
+    /// Counts a recipient of ours, where guesses are judged by their share of all.
+    fn count_asked(&self, facts: &Facts<'_>, round: &mut Round<'_>) -> Result<(), Pause> {
+        let counts = self.harvest_share > 0.0
+            && facts.direction == Direction::Inbound
+            && facts.repeat == Repeat::No
+            && facts.stage == Stage::Rcpt
+            && !facts.is_null_sender();
+        if counts {
+            let key = round.ring.key(self.asked_space, facts.keys.client);
+            round.count(key, self.harvest_per_ms, 1)?;
+        }
+        Ok(())
     }
 }
 
@@ -167,14 +83,24 @@ impl Check for Recipient {
         if facts.recipient.is_empty() {
             return Ok(None);
         }
-        match self.lists.standing(facts, round.ring) {
+        let (asked, standing) =
+            (self.count_asked(facts, round), self.recipients.standing(facts, round));
+        let (standing, ()) = (standing?, asked?);
+        match standing {
             Standing::Foreign => Ok(None),
-            Standing::Known => {
+            Standing::Known(_) => {
                 round.remark("is", Value::Word("known"));
+                standing.remark(round);
                 Ok(None)
             }
-            Standing::Unknown => {
+            Standing::NotNow(_) => {
+                round.remark("is", Value::Word("not-known-now"));
+                standing.remark(round);
+                Ok(self.unavailable)
+            }
+            Standing::Unknown(_) => {
                 round.remark("is", Value::Word("unknown"));
+                standing.remark(round);
                 if facts.repeat == Repeat::No {
                     round.event(Event::UnknownRecipient);
                 }
@@ -195,15 +121,26 @@ impl Check for Recipient {
         if blame::is_old_news(facts, event, round)? {
             return Ok(());
         }
-        let key = round.ring.key(self.space, facts.keys.client);
-        let (counted, culprits) = (
+        let client = facts.keys.client;
+        let (key, asked_key) =
+            (round.ring.key(self.space, client), round.ring.key(self.asked_space, client));
+        let (counted, asked, culprits) = (
             round.count(key, self.harvest_per_ms, 1),
+            match self.harvest_share > 0.0 {
+                true => round.count(asked_key, self.harvest_per_ms, 0).map(|asked| asked.used),
+                false => Ok(0),
+            },
             blame::culprits(facts, IdentityKind::Client, round),
         );
-        let (counted, culprits) = (counted?, culprits?);
+        let (counted, asked, culprits) = (counted?, asked?, culprits?);
         round.remark("unknown", Value::Number(counted.used));
         round.remark("limit", Value::Number(self.harvest_limit));
-        if counted.used > self.harvest_limit {
+        if self.harvest_share > 0.0 {
+            round.remark("asked", Value::Number(asked));
+        }
+        #[allow(clippy::cast_precision_loss, reason = "a share of a day's recipients")]
+        let is_share = counted.used as f64 >= self.harvest_share * asked as f64;
+        if counted.used > self.harvest_limit && is_share {
             blame::block(facts, culprits, (BlockReason::Harvest, self.term), round);
         }
         Ok(())

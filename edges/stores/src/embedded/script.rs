@@ -38,8 +38,8 @@ pub(super) fn perform(store: &dyn Store, number: u64) {
     let key = key(number * 7 + number / 5);
     let keep_ms = HOUR_MS;
     let effect = match number % 8 {
-        0 | 5 => Effect::Remember { shelf: Shelf::Greylisted, key, keep_ms, again: true },
-        1 => Effect::Remember { shelf: Shelf::Proven, key, keep_ms, again: true },
+        0 | 5 => Effect::Remember { shelf: Shelf::Greylisted, key, keep_ms, again: true, mark: 0 },
+        1 => Effect::Remember { shelf: Shelf::Proven, key, keep_ms, again: true, mark: 0 },
         2 => {
             let question = Question::Count { key, per_ms: HOUR_MS, amount: 1 };
             assert!(store.ask(now_ms, &[question], &mut Vec::new()).is_none());

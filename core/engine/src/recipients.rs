@@ -1,0 +1,475 @@
+//! Who exists: the recipient lists of a configuration, and the directories behind them.
+//!
+//! `[recipients.NAME]` says of some domains who their users are: addresses written down, files, and
+//! directories that are asked in order. A user exists if any of them says so. `postmaster` and
+//! `abuse` exist everywhere (RFC 5321 section 4.5.1, RFC 2142).
+
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+use mpp_settings::Reader;
+use mpp_settings::diagnostic::nearest;
+
+use crate::address;
+use crate::decide::{Pause, Round, Value};
+use crate::directory::{About, Found, Lifetimes, LookUp, Source};
+use crate::facts::Facts;
+use crate::identity::Keyring;
+
+/// Octets of a local part at the most; RFC 5321 section 4.5.3.1.1 allows 64. A longer one is
+/// nobody's, and no directory is asked.
+const LOCAL_BYTES_MAX: usize = 256;
+
+/// Labels of a domain that are looked at in search of a parent domain.
+const LABELS_MAX: usize = 32;
+
+/// Directories that may be asked about one recipient.
+const SOURCES_MAX: usize = 8;
+
+/// The recipients of a configuration.
+#[derive(Debug, Default)]
+pub struct Recipients {
+    sources: Vec<Source>,
+    /// Domains whose users are known, with the directories that know them.
+    domains: HashMap<u64, Chain>,
+    /// The same for all domains below a domain.
+    below: HashMap<u64, Chain>,
+    /// Directories that know which domains are ours, with those that know their users.
+    asked: Vec<(u16, Chain)>,
+    /// Users, and domains in which everybody exists.
+    known: HashSet<u64>,
+    /// Local parts that exist in every domain.
+    always: Vec<String>,
+    delimiters: String,
+}
+
+/// The numbers of directories, in the order in which they are asked.
+type Chain = Vec<u16>;
+
+/// What is known of an address, and from whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its domain is none of ours.
+    Foreign,
+    /// It exists.
+    Known(Origin),
+    /// It does not.
+    Unknown(Origin),
+    /// Nobody can say at the moment.
+    NotNow(Origin),
+}
+
+/// Where an answer came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The directory that decided; nothing: a list.
+    pub source: Option<Arc<str>>,
+    /// How long ago it said so, in milliseconds; nothing: just now.
+    pub age_ms: Option<u64>,
+}
+
+impl Origin {
+    const LIST: Self = Self { source: None, age_ms: None };
+}
+
+impl Standing {
+    /// Leaves word of where it came from, for people who ask why.
+    pub fn remark(&self, round: &mut Round<'_>) {
+        let (Self::Known(origin) | Self::Unknown(origin) | Self::NotNow(origin)) = self else {
+            return;
+        };
+        match &origin.source {
+            Some(name) => round.remark("says", Value::Name(Arc::clone(name))),
+            None => round.remark("says", Value::Word("list")),
+        }
+        if let Some(age_ms) = origin.age_ms {
+            round.remark("ago", Value::Period(age_ms));
+        }
+    }
+}
+
+/// What is known of a recipient before any directory is asked.
+enum Prepared {
+    Settled(Standing),
+    Open(Vec<Candidate>),
+}
+
+/// One look-up about a recipient, and what is kept of it.
+struct Candidate {
+    look_up: LookUp,
+    kept: Option<(Found, u64)>,
+}
+
+impl Recipients {
+    /// Recipients that may be looked up in these directories.
+    pub fn new(sources: Vec<Source>) -> Self {
+        let always = ["postmaster", "abuse"].map(str::to_owned).into();
+        Self { sources, always, ..Self::default() }
+    }
+
+    /// Adds one list. Its domains are those it names, or without any those of its addresses.
+    pub fn add(&mut self, table: &mut Reader<'_>, ring: Keyring) {
+        let from = self.read_sources(table, "from");
+        let domains_from = self.read_sources(table, "domains_from");
+        if from.len() > SOURCES_MAX {
+            table.mistake("from", &format!("at most {SOURCES_MAX} directories in a row"));
+        }
+        let domains = table.list("domains", &[], |domain| {
+            let domain = address::domain(domain.trim_start_matches('@'));
+            let name = domain.strip_prefix('.').unwrap_or(&domain);
+            if name.is_empty() || name.contains(['@', ' ', '\t']) {
+                return Err(format!("`{domain}` is not a domain"));
+            }
+            Ok((domain.starts_with('.'), ring.text(name)))
+        });
+        let names_none = domains.is_empty() && domains_from.is_empty();
+        for (is_below, domain) in domains {
+            let place = if is_below { &mut self.below } else { &mut self.domains };
+            extend(place.entry(domain).or_default(), &from);
+        }
+        self.asked.extend(domains_from.into_iter().map(|source| (source, from.clone())));
+        let mut own = HashSet::new();
+        let known = &mut self.known;
+        let formats = [("addresses", false), ("postfix", true)];
+        let is_postfix = table.choice("format", "addresses", &formats) == Some(true);
+        let mut add = |line: &str| -> Result<(), String> {
+            // The next line of a value (postmap(1), "logical line").
+            if is_postfix && line.starts_with([' ', '\t']) {
+                return Ok(());
+            }
+            // What follows the address is ignored, as in a Postfix table: `user@example.org  OK`.
+            let entry = key_of(line.trim()).to_ascii_lowercase();
+            // A domain alone declares it (virtual(5)).
+            if is_postfix && entry.contains('.') && !entry.contains('@') {
+                own.insert(ring.text(&address::domain(&entry)));
+                return Ok(());
+            }
+            let entry = address::canonical(&entry);
+            let (local, domain) = address::split(&entry);
+            if domain.is_empty() {
+                return Err(format!("`{entry}` is not an address"));
+            }
+            own.insert(ring.text(domain));
+            known.insert(if local.is_empty() {
+                catch_all(ring, ring.text(domain))
+            } else {
+                ring.text(&entry)
+            });
+            Ok(())
+        };
+        table.files("file", &mut add);
+        table.list("addresses", &[], &mut add);
+        if names_none {
+            let mut own: Vec<u64> = own.into_iter().collect();
+            own.sort_unstable();
+            own.into_iter().for_each(|domain| {
+                extend(self.domains.entry(domain).or_default(), &from);
+            });
+        }
+        self.delimiters.push_str(&table.text("delimiter", "+"));
+        let is_local = |text: &str| match text.contains('@') {
+            true => Err("expected a local part, such as \"hostmaster\"".to_owned()),
+            false => Ok(text.to_lowercase()),
+        };
+        self.always.extend(table.list("always", &[], is_local));
+        self.always.sort_unstable();
+        self.always.dedup();
+    }
+
+    fn read_sources(&self, table: &mut Reader<'_>, name: &'static str) -> Chain {
+        let names = || self.sources.iter().map(|source| &*source.name);
+        table.list(name, &[], |text| {
+            let place = names().position(|known| known == text);
+            place.and_then(|place| u16::try_from(place).ok()).ok_or_else(|| {
+                match nearest(text, names()) {
+                    Some(near) => format!("there is no `directory.{text}`; did you mean `{near}`?"),
+                    None => format!("there is no `directory.{text}`"),
+                }
+            })
+        })
+    }
+
+    /// Whether no domain is ours.
+    pub fn is_empty(&self) -> bool {
+        self.domains.is_empty() && self.below.is_empty() && self.asked.is_empty()
+    }
+
+    /// Whether the recipient's domain is written down as one of ours.
+    pub fn covers(&self, facts: &Facts<'_>, ring: Keyring) -> bool {
+        let domain = address::split(facts.recipient).1;
+        self.chain_of(facts.keys.recipient_domain, domain, ring).is_some()
+    }
+
+    /// The directories, by number.
+    pub fn sources(&self) -> &[Source] {
+        &self.sources
+    }
+
+    /// What is known of a recipient.
+    ///
+    /// # Errors
+    /// The store or a directory has to be asked first.
+    pub fn standing(&self, facts: &Facts<'_>, round: &mut Round<'_>) -> Result<Standing, Pause> {
+        if self.is_empty() || facts.keys.recipient_domain == 0 {
+            return Ok(Standing::Foreign);
+        }
+        let domain = address::split(facts.recipient).1;
+        match self.chain_of(facts.keys.recipient_domain, domain, round.ring) {
+            Some(chain) => match self.prepare(facts, chain, round)? {
+                Prepared::Settled(standing) => Ok(standing),
+                Prepared::Open(candidates) => self.weigh(&candidates, round),
+            },
+            None if self.asked.is_empty() => Ok(Standing::Foreign),
+            None => self.standing_by_domain(domain, facts, round),
+        }
+    }
+
+    /// The directories of a domain that is written down.
+    fn chain_of(&self, hash: u64, domain: &str, ring: Keyring) -> Option<&Chain> {
+        if let Some(chain) = self.domains.get(&hash) {
+            return Some(chain);
+        }
+        if self.below.is_empty() {
+            return None;
+        }
+        let parents = std::iter::successors(domain.split_once('.'), |(_, at)| at.split_once('.'));
+        parents.take(LABELS_MAX).find_map(|(_, parent)| self.below.get(&ring.text(parent)))
+    }
+
+    /// As [`Recipients::standing`], for a domain that only directories may know.
+    fn standing_by_domain(
+        &self,
+        domain: &str,
+        facts: &Facts<'_>,
+        round: &mut Round<'_>,
+    ) -> Result<Standing, Pause> {
+        // Asked for together: what is kept of the domain and, should it be ours, of the user.
+        let mut asked = Vec::with_capacity(self.asked.len());
+        let mut is_open = false;
+        for (source, chain) in &self.asked {
+            let look_up = self.domain_look_up(*source, domain, round.ring);
+            match (candidate(look_up, round), self.prepare(facts, chain, round)) {
+                (Ok(candidate), Ok(prepared)) => asked.push((candidate, prepared)),
+                (Err(Pause::Unavailable), _) | (_, Err(Pause::Unavailable)) => {
+                    return Err(Pause::Unavailable);
+                }
+                (Err(Pause::Unanswered), _) | (_, Err(Pause::Unanswered)) => is_open = true,
+            }
+        }
+        if is_open {
+            return Err(Pause::Unanswered);
+        }
+        let mut not_now = None;
+        for (candidate, prepared) in asked {
+            match self.say(&candidate, round) {
+                Ok((Found::Yes, _)) => {
+                    return match prepared {
+                        Prepared::Settled(standing) => Ok(standing),
+                        Prepared::Open(candidates) => self.weigh(&candidates, round),
+                    };
+                }
+                Ok((Found::No, _)) => {}
+                Ok((Found::NotNow, age_ms)) => not_now = Some((candidate.look_up.source, age_ms)),
+                Err(Pause::Unanswered) => is_open = true,
+                Err(Pause::Unavailable) => return Err(Pause::Unavailable),
+            }
+        }
+        match not_now {
+            _ if is_open => Err(Pause::Unanswered),
+            None => Ok(Standing::Foreign),
+            Some((source, age_ms)) => Ok(Standing::NotNow(self.origin(source, age_ms))),
+        }
+    }
+
+    /// What the lists say; else everything that is kept of a recipient in a chain of directories,
+    /// asked for at once, so that it comes with the decision's one trip.
+    fn prepare(
+        &self,
+        facts: &Facts<'_>,
+        chain: &Chain,
+        round: &mut Round<'_>,
+    ) -> Result<Prepared, Pause> {
+        let (local, domain) = address::split(facts.recipient);
+        let (ring, keys) = (round.ring, &facts.keys);
+        let of_list =
+            |standing: fn(Origin) -> Standing| Ok(Prepared::Settled(standing(Origin::LIST)));
+        if self.known.contains(&keys.recipient)
+            || self.always.iter().any(|always| always == local)
+            || self.known.contains(&catch_all(ring, keys.recipient_domain))
+        {
+            return of_list(Standing::Known);
+        }
+        if local.is_empty() || local.len() > LOCAL_BYTES_MAX {
+            return of_list(Standing::Unknown);
+        }
+        let texts = self.texts(local, domain, keys.recipient, ring);
+        if texts.iter().any(|(_, hash)| self.known.contains(hash)) {
+            return of_list(Standing::Known);
+        }
+        if chain.is_empty() {
+            return of_list(Standing::Unknown);
+        }
+        let mut candidates = Vec::with_capacity(chain.len() * texts.len());
+        let mut is_open = false;
+        for look_up in self.of_chain(chain, &texts, ring) {
+            match candidate(look_up, round) {
+                Ok(candidate) => candidates.push(candidate),
+                Err(Pause::Unanswered) => is_open = true,
+                Err(Pause::Unavailable) => return Err(Pause::Unavailable),
+            }
+        }
+        if is_open { Err(Pause::Unanswered) } else { Ok(Prepared::Open(candidates)) }
+    }
+
+    /// The stems of a local part, as lengths and as hashes of the addresses they make.
+    fn texts(&self, local: &str, domain: &str, whole: u64, ring: Keyring) -> Vec<(u16, u64)> {
+        let stems = self.stems(local).into_iter().flatten();
+        let text = |stem: &str| {
+            let is_whole = stem.len() == local.len();
+            let hash = if is_whole { whole } else { ring.text(&format!("{stem}@{domain}")) };
+            (u16::try_from(stem.len()).unwrap_or(u16::MAX), hash)
+        };
+        stems.map(text).collect()
+    }
+
+    /// What a chain of directories is asked about a recipient.
+    fn of_chain<'a>(
+        &'a self,
+        chain: &'a [u16],
+        texts: &'a [(u16, u64)],
+        ring: Keyring,
+    ) -> impl Iterator<Item = LookUp> + 'a {
+        let of_one = move |source: &'a u16| {
+            texts.iter().map(move |(stem, hash)| {
+                let about = About::Recipient { stem: *stem };
+                let key = self.source(*source).map(|source| source.recipient_key(ring, *hash));
+                LookUp { source: *source, about, key: key.unwrap_or_default() }
+            })
+        };
+        chain.iter().flat_map(of_one)
+    }
+
+    fn domain_look_up(&self, source: u16, domain: &str, ring: Keyring) -> LookUp {
+        let key = self.source(source).map(|source| source.domain_key(ring, domain));
+        LookUp { source, about: About::Domain, key: key.unwrap_or_default() }
+    }
+
+    /// Everything that directories may be asked about a recipient, for people who want to see or
+    /// forget what is kept of it.
+    pub fn look_ups(&self, facts: &Facts<'_>, ring: Keyring) -> Vec<LookUp> {
+        let (local, domain) = address::split(facts.recipient);
+        let texts = self.texts(local, domain, facts.keys.recipient, ring);
+        if let Some(chain) = self.chain_of(facts.keys.recipient_domain, domain, ring) {
+            return self.of_chain(chain, &texts, ring).collect();
+        }
+        let asked = self.asked.iter().flat_map(|(source, chain)| {
+            std::iter::once(self.domain_look_up(*source, domain, ring))
+                .chain(self.of_chain(chain, &texts, ring))
+        });
+        let mut all: Vec<LookUp> = asked.collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Judges a recipient by what is kept, and looks up what is not.
+    fn weigh(&self, candidates: &[Candidate], round: &mut Round<'_>) -> Result<Standing, Pause> {
+        let is_kept = |candidate: &&Candidate| {
+            let lifetime = self.lifetimes(candidate.look_up.source);
+            matches!(candidate.kept, Some((Found::Yes, age_ms)) if age_ms < lifetime.known_ms)
+        };
+        if let Some(candidate) = candidates.iter().find(is_kept) {
+            let (_, age_ms) = self.say(candidate, round)?;
+            return Ok(Standing::Known(self.origin(candidate.look_up.source, age_ms)));
+        }
+        let mut not_now = None;
+        let mut unknown = None;
+        // One directory after the other; about one of them everything at once.
+        for of_one in candidates.chunk_by(|a, b| a.look_up.source == b.look_up.source) {
+            let mut is_open = false;
+            for candidate in of_one {
+                let source = candidate.look_up.source;
+                match self.say(candidate, round) {
+                    Ok((Found::Yes, age_ms)) => {
+                        return Ok(Standing::Known(self.origin(source, age_ms)));
+                    }
+                    Ok((Found::No, age_ms)) => unknown = Some((source, age_ms)),
+                    Ok((Found::NotNow, age_ms)) => not_now = Some((source, age_ms)),
+                    Err(Pause::Unanswered) => is_open = true,
+                    Err(pause @ Pause::Unavailable) => return Err(pause),
+                }
+            }
+            if is_open {
+                return Err(Pause::Unanswered);
+            }
+        }
+        Ok(match (not_now, unknown) {
+            (Some((source, age_ms)), _) => Standing::NotNow(self.origin(source, age_ms)),
+            (None, Some((source, age_ms))) => Standing::Unknown(self.origin(source, age_ms)),
+            (None, None) => Standing::Unknown(Origin::LIST),
+        })
+    }
+
+    /// What a directory says, kept or asked now, and how long ago it said it.
+    fn say(
+        &self,
+        candidate: &Candidate,
+        round: &mut Round<'_>,
+    ) -> Result<(Found, Option<u64>), Pause> {
+        self.lifetimes(candidate.look_up.source).say(candidate.look_up, candidate.kept, round)
+    }
+
+    fn source(&self, number: u16) -> Option<&Source> {
+        self.sources.get(usize::from(number))
+    }
+
+    fn lifetimes(&self, number: u16) -> Lifetimes {
+        self.source(number).map(|source| source.lifetimes).unwrap_or_default()
+    }
+
+    fn origin(&self, number: u16, age_ms: Option<u64>) -> Origin {
+        Origin { source: self.source(number).map(|source| Arc::clone(&source.name)), age_ms }
+    }
+
+    /// The local part, and what of it stands before a delimiter: before the first, as Postfix cuts
+    /// (`recipient_delimiter`), and before the last.
+    fn stems<'l>(&self, local: &'l str) -> [Option<&'l str>; 3] {
+        let is_delimiter = |letter: char| self.delimiters.contains(letter);
+        let cut = |at: Option<usize>| at.and_then(|at| local.get(..at)).filter(|s| !s.is_empty());
+        // A name may begin with what is a delimiter elsewhere.
+        let behind_first = local.char_indices().nth(1).map_or(local.len(), |(at, _)| at);
+        let rest = local.get(behind_first..).unwrap_or_default();
+        let first = cut(rest.find(is_delimiter).map(|at| at + behind_first));
+        let last = cut(rest.rfind(is_delimiter).map(|at| at + behind_first));
+        [Some(local), first, last.filter(|last| Some(*last) != first)]
+    }
+}
+
+fn candidate(look_up: LookUp, round: &mut Round<'_>) -> Result<Candidate, Pause> {
+    Ok(Candidate { look_up, kept: round.looked(look_up.key)? })
+}
+
+/// Adds to a chain what is not in it yet.
+fn extend(chain: &mut Chain, more: &[u16]) {
+    for source in more {
+        if !chain.contains(source) {
+            chain.push(*source);
+        }
+    }
+}
+
+/// The first word of a line; a quoted local part may hold spaces.
+fn key_of(line: &str) -> &str {
+    let mut is_quoted = false;
+    let mut is_escaped = false;
+    let end = line.find(|letter: char| {
+        is_quoted ^= letter == '"' && !is_escaped;
+        is_escaped = letter == '\\' && !is_escaped;
+        letter.is_whitespace() && !is_quoted
+    });
+    line.get(..end.unwrap_or(line.len())).unwrap_or(line)
+}
+
+fn catch_all(ring: Keyring, domain: u64) -> u64 {
+    ring.pair(domain, 1)
+}

@@ -1,0 +1,190 @@
+//! What is kept of a recipient, for `mpp recipients`: to see, to forget, to ask anew.
+
+use std::sync::Arc;
+
+use mpp_engine::address;
+use mpp_engine::directory::{About, Found, Kept, LookUp};
+use mpp_engine::facts::{Facts, Stage};
+use mpp_engine::question::{Answer, Effect, Question, Shelf};
+use serde_json::{Value, json};
+
+use crate::directories::Texts;
+use crate::directory::Wanted;
+use crate::hub::{Asked, Hub, Live, facts};
+
+/// What directories may be asked about an address, with the texts they are asked with.
+struct Inquiry {
+    live: Arc<Live>,
+    address: String,
+    look_ups: Vec<(LookUp, Vec<Wanted>)>,
+}
+
+impl Inquiry {
+    fn of(live: Arc<Live>, recipient: &str) -> Result<Self, String> {
+        let configuration = &live.configuration;
+        let asked = asked_about(recipient);
+        let (mut lower, mut scratch) = (String::new(), String::new());
+        let facts: Facts<'_> = facts(configuration, &asked, &mut lower, &mut scratch);
+        if address::split(facts.recipient).1.is_empty() {
+            return Err(format!("`{recipient}` is not an address"));
+        }
+        let texts = Texts::of(&facts, &configuration.groups);
+        let look_ups = configuration
+            .recipients
+            .look_ups(&facts, configuration.ring)
+            .into_iter()
+            .map(|look_up| (look_up, texts.wanted(look_up.about)))
+            .collect();
+        let address = facts.recipient.to_owned();
+        Ok(Self { live, address, look_ups })
+    }
+}
+
+fn asked_about(recipient: &str) -> Asked<'_> {
+    Asked {
+        door: "recipients",
+        stage: Stage::Rcpt,
+        client: std::net::Ipv4Addr::UNSPECIFIED.into(),
+        client_port: 0,
+        client_name: "",
+        reverse_name: "",
+        helo: "",
+        sender: "",
+        recipient,
+        sasl_user: "",
+        instance: "",
+        queue_id: "",
+        context: "",
+        size_bytes: 0,
+        recipient_count: 0,
+        unknown: &[],
+    }
+}
+
+fn subject(about: About, wanted: &[Wanted]) -> String {
+    let first = wanted.first();
+    match about {
+        About::Domain => format!("domain {}", first.map_or("", |wanted| &wanted.domain)),
+        About::Recipient { .. } | About::Member { .. } => {
+            first.map_or_else(String::new, |wanted| wanted.address.clone())
+        }
+    }
+}
+
+impl Hub {
+    /// What is kept of an address, as JSON: from which directory it came, and when.
+    ///
+    /// # Errors
+    /// It is no address.
+    pub async fn recipient(&self, recipient: &str) -> Result<Value, String> {
+        let inquiry = Inquiry::of(self.live(), recipient)?;
+        let now_ms = self.now_ms();
+        let keys = inquiry.look_ups.iter().map(|(look_up, _)| look_up.key);
+        let questions: Vec<Question> =
+            keys.map(|key| Question::Since { shelf: Shelf::Looked, key }).collect();
+        let mut answers = Vec::new();
+        if let Some(later) = self.store().ask(now_ms, &questions, &mut answers) {
+            later.await;
+        }
+        let directories = &inquiry.live.directories;
+        let rows = inquiry.look_ups.iter().zip(answers).map(|((look_up, wanted), answer)| {
+            let station = directories.station(look_up.source);
+            let kept = match answer {
+                Answer::Since(Some(moment)) => {
+                    Found::of(moment).map(|found| (found, now_ms.saturating_sub(moment.at_ms)))
+                }
+                _ => None,
+            };
+            let lifetimes = station.map(|station| station.configured.source.lifetimes);
+            let holds = matches!(lifetimes.unwrap_or_default().judge(kept), Kept::Holds(..));
+            json!({
+                "directory": station.map(|station| station.name()),
+                "about": subject(look_up.about, wanted),
+                "said": kept.map(|(found, _)| found.name()),
+                "age_ms": kept.map(|(_, age_ms)| age_ms),
+                "holds": kept.map(|_| holds),
+            })
+        });
+        let rows: Vec<Value> = rows.collect();
+        Ok(json!({ "address": inquiry.address, "kept": rows }))
+    }
+
+    /// Forgets what is kept of an address. Returns of how many directories.
+    ///
+    /// # Errors
+    /// It is no address.
+    pub fn forget_recipient(&self, recipient: &str) -> Result<usize, String> {
+        let inquiry = Inquiry::of(self.live(), recipient)?;
+        let effects: Vec<Effect> = inquiry
+            .look_ups
+            .iter()
+            .map(|(look_up, _)| Effect::Forget { shelf: Shelf::Looked, key: look_up.key })
+            .collect();
+        self.store().perform(self.now_ms(), &effects);
+        for (look_up, _) in &inquiry.look_ups {
+            if let Some(station) = inquiry.live.directories.station(look_up.source) {
+                station.forget(look_up.key);
+            }
+        }
+        Ok(effects.len())
+    }
+
+    /// Asks every directory anew about an address, past all that is kept, and keeps what it says.
+    ///
+    /// # Errors
+    /// It is no address.
+    pub async fn probe_recipient(&self, recipient: &str) -> Result<Value, String> {
+        let inquiry = Inquiry::of(self.live(), recipient)?;
+        let mut rows = Vec::new();
+        for (look_up, wanted) in &inquiry.look_ups {
+            let Some(station) = inquiry.live.directories.station(look_up.source) else {
+                continue;
+            };
+            let (answer, took_ms) = inquiry.live.directories.probe(station, wanted).await;
+            let found = match &answer {
+                Ok(true) => Found::Yes,
+                Ok(false) => Found::No,
+                Err(_) => Found::NotNow,
+            };
+            if found != Found::NotNow {
+                let keep_ms = station.configured.source.lifetimes.keep_ms(found);
+                let (shelf, key, mark) = (Shelf::Looked, look_up.key, found.mark());
+                let effect = Effect::Remember { shelf, key, keep_ms, again: true, mark };
+                self.store().perform(self.now_ms(), &[effect]);
+                station.forget(look_up.key);
+            }
+            rows.push(json!({
+                "directory": station.name(),
+                "about": subject(look_up.about, wanted),
+                "said": found.name(),
+                "trouble": answer.err().map(|trouble| trouble.to_string()),
+                "took_ms": took_ms,
+            }));
+        }
+        Ok(json!({ "address": inquiry.address, "said": rows }))
+    }
+
+    /// Connects to every server of every directory and says what works, as JSON.
+    pub async fn examine_directories(&self) -> Value {
+        let live = self.live();
+        let mut rows = Vec::new();
+        for station in live.directories.all() {
+            for examined in live.directories.examine(station).await {
+                rows.push(json!({
+                    "directory": station.name(),
+                    "kind": station.configured.settings.kind(),
+                    "server": examined.server,
+                    "works": examined.result.is_ok(),
+                    "result": examined.result.unwrap_or_else(|trouble| trouble),
+                    "took_ms": examined.took_ms,
+                }));
+            }
+        }
+        json!(rows)
+    }
+
+    /// How the directories are, as JSON.
+    pub fn directories(&self) -> Vec<Value> {
+        self.live().directories.status(self.now_ms())
+    }
+}
