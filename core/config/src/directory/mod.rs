@@ -4,6 +4,7 @@
 pub mod ldap;
 pub mod smtp;
 pub mod sql;
+pub mod tls;
 
 use std::sync::Arc;
 
@@ -114,4 +115,25 @@ fn read_one(table: &mut Reader<'_>, name: &str, ring: Keyring) -> Option<Directo
     let space = ring.text(&format!("directory {name} {}", settings.meaning()));
     let source = Source { name: Arc::from(name), space, lifetimes };
     Some(Directory { source, timeout_ms, look_ups_max, settings })
+}
+
+/// Reads `HOST:PORT`, `[2001:db8::1]:PORT`, and without a port if there is a default.
+fn host_and_port(text: &str, default: Option<u16>) -> Result<(String, u16), String> {
+    const FORM: &str = "expected HOST:PORT, an IPv6 address in brackets";
+    let (host, rest) = match text.strip_prefix('[').and_then(|text| text.split_once(']')) {
+        Some((host, rest)) if host.parse::<std::net::Ipv6Addr>().is_ok() => (host, rest),
+        Some(_) => return Err(FORM.to_owned()),
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    if host.is_empty() || !host.chars().all(is_name) {
+        return Err(FORM.to_owned());
+    }
+    let port = match (rest.strip_prefix(':'), default) {
+        (Some(port), _) => port.parse().ok().filter(|port| *port > 0),
+        (None, Some(default)) if rest.is_empty() => Some(default),
+        (None, _) => return Err(FORM.to_owned()),
+    };
+    let port = port.ok_or("a port is a number from 1 to 65535")?;
+    Ok((host.to_owned(), port))
 }

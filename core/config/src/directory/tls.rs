@@ -1,0 +1,42 @@
+//! How a directory's connection is protected: the same settings for every kind that talks over the
+//! network.
+
+use mpp_settings::Reader;
+
+/// Whether a connection is encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tls {
+    /// Never.
+    Off,
+    /// If the server offers it, whoever it is: against listeners, not against impostors.
+    #[default]
+    Prefer,
+    /// Always, and only with a server whose certificate is verified.
+    Require,
+}
+
+/// The settings that say whom to trust.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Security {
+    /// Whether a connection is encrypted.
+    pub tls: Tls,
+    /// Certificates of the authorities to trust, as PEM; those of the system if there are none.
+    pub ca: Option<String>,
+}
+
+impl Security {
+    /// Reads `tls` and `ca`.
+    pub(super) fn read(table: &mut Reader<'_>) -> Self {
+        const WORDS: [(&str, Tls); 3] =
+            [("off", Tls::Off), ("prefer", Tls::Prefer), ("require", Tls::Require)];
+        let tls = table.choice("tls", "prefer", &WORDS).unwrap_or_default();
+        let ca = table.content("ca");
+        if ca.as_ref().is_some_and(|text| !text.contains("-----BEGIN CERTIFICATE-----")) {
+            table.mistake("ca", "the file holds no certificate in PEM form");
+        }
+        if tls != Tls::Require && table.has_own("ca") {
+            table.mistake("ca", "certificates are only verified with tls = \"require\"");
+        }
+        Self { tls, ca }
+    }
+}
