@@ -15,6 +15,7 @@
     reason = "test code: what is not as expected ends the test"
 )]
 
+pub mod book;
 pub mod node;
 pub mod real;
 pub mod site;

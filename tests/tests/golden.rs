@@ -15,7 +15,9 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use mpp_hub::directory::Trouble;
 use mpp_settings::form;
+use mpp_tests::book::Shelf;
 use mpp_tests::node::Node;
 use serde_json::Value;
 
@@ -110,7 +112,9 @@ fn trace(node: &Node, log: &Path, known: &mut usize) -> String {
 fn play(text: &str, folder: &Path) -> String {
     let (configuration, questions) = text.split_once("\n---\n").expect("a line of three dashes");
     let log = tempfile::tempdir().unwrap();
-    let mut node = Node::new(configuration, folder, Some(log.path()));
+    let shelf = Shelf::default();
+    let open = Some(shelf.open());
+    let mut node = Node::with_directories(configuration, (folder, Some(log.path())), open);
     let mut out = format!("{configuration}\n---\n");
     let mut known = 0;
     for line in questions.lines() {
@@ -119,13 +123,37 @@ fn play(text: &str, folder: &Path) -> String {
         if line.trim().is_empty() || line.starts_with('#') {
             continue;
         }
+        if let Some(order) = line.strip_prefix("! ") {
+            obey(order, &shelf);
+            continue;
+        }
         let (repeat, lines) = request(line);
         for _ in 0..repeat {
             let _ = writeln!(out, "    {}", without_id(&node.answer(&lines)));
             let _ = writeln!(out, "    . {}", trace(&node, log.path(), &mut known));
+            for name in shelf.names() {
+                for asked in shelf.book(&name).asked() {
+                    let _ = writeln!(out, "    ? {name}: {asked}");
+                }
+            }
         }
     }
     out
+}
+
+/// `! NAME has ENTRY`, `! NAME lost ENTRY`, `! NAME is down`, `! NAME says not now`, `! NAME works`:
+/// what becomes of a directory.
+fn obey(order: &str, shelf: &Shelf) {
+    let (name, order) = order.split_once(' ').expect("a directory and an order");
+    let book = shelf.book(name);
+    match order.split_once(' ').unwrap_or((order, "")) {
+        ("has", entry) => book.add(entry),
+        ("lost", entry) => book.remove(entry),
+        ("is", "down") => book.trouble(Some(Trouble::Down("gone".into()))),
+        ("says", "not now") => book.trouble(Some(Trouble::NotNow("busy".into()))),
+        ("works", "") => book.trouble(None),
+        _ => panic!("`{order}` is no order"),
+    }
 }
 
 /// `TIME word=value ...` in the words of the protocol, and how often to ask.

@@ -78,9 +78,9 @@ impl Standing {
         let (Self::Known(origin) | Self::Unknown(origin) | Self::NotNow(origin)) = self else {
             return;
         };
-        match &origin.source {
-            Some(name) => round.remark("says", Value::Name(Arc::clone(name))),
-            None => round.remark("says", Value::Word("list")),
+        // A list says it where nothing else is named.
+        if let Some(name) = &origin.source {
+            round.remark("says", Value::Name(Arc::clone(name)));
         }
         if let Some(age_ms) = origin.age_ms {
             round.remark("ago", Value::Period(age_ms));

@@ -11,6 +11,8 @@ pub struct Ldap {
 
 impl Ldap {
     pub(super) fn read(table: &mut Reader<'_>) -> Self {
+        table.text("base", "");
+        table.text("filter", "");
         Self { servers: table.list("servers", &[], |server| Ok(server.to_owned())) }
     }
 
