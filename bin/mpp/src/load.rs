@@ -53,6 +53,15 @@ pub(crate) fn load(path: Option<&Path>, seed: u64) -> Result<Loaded, String> {
             return finish(compiled, unreadable, lists);
         }
         for (file, place) in &compiled.wanted {
+            if let Some(name) = file.strip_prefix("env:") {
+                let value = std::env::var(name).unwrap_or_else(|_| {
+                    let message = format!("the environment has no variable `{name}`");
+                    unreadable.push(Diagnostic::error(place.clone(), message));
+                    String::new()
+                });
+                files.insert(file.clone(), value);
+                continue;
+            }
             let path = base.join(file);
             let stamp = stamp(&path);
             let text =
@@ -99,6 +108,7 @@ pub(crate) fn peek(path: &Path) -> Option<(String, String)> {
 /// Problems as people read them: file, line, column, the text and what to do.
 fn show(diagnostics: &[Diagnostic], compiled: &Compiled) -> String {
     let renderer = Renderer::plain();
+    let shown: Vec<String> = compiled.files.iter().map(|file| masked(&file.text)).collect();
     let mut text = String::new();
     for diagnostic in diagnostics {
         let level = match diagnostic.severity {
@@ -118,14 +128,15 @@ fn show(diagnostics: &[Diagnostic], compiled: &Compiled) -> String {
             );
         for (place, kind, label) in places {
             let Some(file) = compiled.files.get(place.file) else { continue };
+            let Some(source) = shown.get(place.file) else { continue };
             // A span at the very end of a text, or inside a letter, must not upset the renderer.
             let end = place.span.end.min(file.text.len());
             let start = place.span.start.min(end);
             let span = if file.text.get(start..end).is_some() { start..end } else { 0..0 };
             let annotation = kind.span(span);
             let annotation = if label.is_empty() { annotation } else { annotation.label(label) };
-            group = group
-                .element(Snippet::source(&*file.text).path(&*file.name).annotation(annotation));
+            group =
+                group.element(Snippet::source(&**source).path(&*file.name).annotation(annotation));
         }
         if let Some(help) = &diagnostic.help {
             group = group.element(Level::HELP.message(&**help));
@@ -134,4 +145,53 @@ fn show(diagnostics: &[Diagnostic], compiled: &Compiled) -> String {
         text.push_str("\n\n");
     }
     text
+}
+
+/// The text of a configuration as it may be shown: a password that is written out is as many stars.
+/// The text may be wrong in any way, so this goes by what it looks like.
+fn masked(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("password") {
+        let (head, tail) = rest.split_at(at + "password".len());
+        shown.push_str(head);
+        rest = tail;
+        let behind = tail.trim_start_matches(['"', '\'', ' ', '\t']);
+        let Some(value) = behind.strip_prefix('=').map(str::trim_start) else { continue };
+        let quote = ["\"\"\"", "'''", "\"", "'"].into_iter().find(|quote| value.starts_with(quote));
+        let inside = quote.and_then(|quote| value.strip_prefix(quote)).unwrap_or(value);
+        if inside.starts_with("file:") || inside.starts_with("env:") {
+            continue;
+        }
+        let end = quote.and_then(|quote| inside.find(quote));
+        let end = end.or_else(|| inside.find('\n')).unwrap_or(inside.len());
+        let Some((secret, behind)) = inside.split_at_checked(end) else { continue };
+        shown.push_str(tail.get(..tail.len() - inside.len()).unwrap_or_default());
+        shown.push_str(&"*".repeat(secret.len()));
+        rest = behind;
+    }
+    shown.push_str(rest);
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::masked;
+
+    #[test]
+    fn no_password_is_shown() {
+        for (text, shown) in [
+            ("password = \"pässt\"\nx = 1", "password = \"******\"\nx = 1"),
+            ("{ password='a\"b', bad = 1 }", "{ password='***', bad = 1 }"),
+            ("password = \"file:pw\"", "password = \"file:pw\""),
+            ("password = \"env:PW\"", "password = \"env:PW\""),
+            ("\"password\" = \"\"\"a\nb\"\"\"", "\"password\" = \"\"\"***\"\"\""),
+            ("password = hunter2\nx", "password = *******\nx"),
+            ("password = \"unfinished\nx", "password = \"**********\nx"),
+            ("no password here", "no password here"),
+        ] {
+            assert_eq!(masked(text), shown);
+            assert_eq!(masked(text).len(), text.len(), "places stay what they are");
+        }
+    }
 }

@@ -13,7 +13,7 @@ use mpp_settings::diagnostic::nearest;
 use crate::address;
 use crate::decide::{Pause, Round, Value};
 use crate::directory::{About, Found, Lifetimes, LookUp, Source};
-use crate::facts::Facts;
+use crate::facts::{Direction, Facts};
 use crate::identity::Keyring;
 
 /// Octets of a local part at the most; RFC 5321 section 4.5.3.1.1 allows 64. A longer one is
@@ -162,14 +162,16 @@ impl Recipients {
         if names_none {
             let mut own: Vec<u64> = own.into_iter().collect();
             own.sort_unstable();
-            own.into_iter().for_each(|domain| {
+            for domain in own {
                 extend(self.domains.entry(domain).or_default(), &from);
-            });
+            }
         }
         self.delimiters.push_str(&table.text("delimiter", "+"));
-        let is_local = |text: &str| match text.contains('@') {
-            true => Err("expected a local part, such as \"hostmaster\"".to_owned()),
-            false => Ok(text.to_lowercase()),
+        let is_local = |text: &str| {
+            if text.contains('@') {
+                return Err("expected a local part, such as \"hostmaster\"".to_owned());
+            }
+            Ok(text.to_lowercase())
         };
         self.always.extend(table.list("always", &[], is_local));
         self.always.sort_unstable();
@@ -277,6 +279,8 @@ impl Recipients {
         match not_now {
             _ if is_open => Err(Pause::Unanswered),
             None => Ok(Standing::Foreign),
+            // Mail of our own users goes to other domains nearly always: it does not wait.
+            Some(_) if facts.direction == Direction::Outbound => Ok(Standing::Foreign),
             Some((source, age_ms)) => Ok(Standing::NotNow(self.origin(source, age_ms))),
         }
     }

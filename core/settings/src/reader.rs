@@ -266,7 +266,7 @@ impl<'t> Reader<'t> {
         for (text, value) in self.texts(name, value, "a string") {
             match text.strip_prefix("file:") {
                 Some(file) => {
-                    self.list_file(file, value, &mut |line: &str| parse(line.trim()), &mut items)
+                    self.list_file(file, value, &mut |line: &str| parse(line.trim()), &mut items);
                 }
                 None => match parse(text) {
                     Ok(item) => items.push(item),

@@ -2,16 +2,23 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
+use mpp_hub::clock::RealClock;
+use mpp_hub::statistics::Statistics;
+use mpp_hub::{Hub, Parts};
+use mpp_stores::embedded::EmbeddedStore;
+use serde_json::Value;
 
-use super::Failure;
-use crate::{load, print};
+use super::{Failure, recipients};
+use crate::{load, print, wiring};
 
 /// Diagnose a configuration.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  mpp check --config /etc/mpp/mpp.toml\n  \
-    mpp check --print                  every setting and its default")]
+    mpp check --print                  every setting and its default\n  \
+    mpp check --config /etc/mpp/mpp.toml --live --sample bob@example.org")]
 pub(crate) struct Check {
     /// The configuration; without one, the defaults
     #[arg(long, short, value_name = "FILE")]
@@ -19,6 +26,12 @@ pub(crate) struct Check {
     /// Print the effective configuration, every default included
     #[arg(long)]
     print: bool,
+    /// Connect to every server of every directory, and say what works
+    #[arg(long)]
+    live: bool,
+    /// Look an address up as well; may be given several times
+    #[arg(long, value_name = "ADDRESS", requires = "live")]
+    sample: Vec<String>,
 }
 
 impl Check {
@@ -29,6 +42,8 @@ impl Check {
         }
         if self.print {
             print::out(&effective(&loaded.effective));
+        } else if self.live {
+            return self.try_out(loaded);
         } else {
             let policies = loaded.configuration.policies.count();
             let lists = loaded.lists.len();
@@ -36,6 +51,66 @@ impl Check {
         }
         Ok(())
     }
+
+    /// Tries every server out. Fails if any does not work.
+    fn try_out(&self, loaded: load::Loaded) -> Result<(), Failure> {
+        let parts = Parts {
+            store: EmbeddedStore::in_memory(1),
+            clock: Arc::new(RealClock),
+            log: None,
+            statistics: Statistics::default(),
+            outside: Some(wiring::outside()?),
+        };
+        let hub = Hub::new(parts, loaded.configuration);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut out = String::new();
+        let mut failures = 0;
+        runtime.block_on(async {
+            let examined = hub.examine_directories().await;
+            for row in examined.as_array().into_iter().flatten() {
+                failures += usize::from(row.get("works") != Some(&Value::Bool(true)));
+                push_examined(row, &mut out);
+            }
+            for sample in &self.sample {
+                match hub.probe_recipient(sample).await {
+                    Ok(said) => {
+                        let rows = said.get("said").and_then(Value::as_array);
+                        let trouble = |row: &&Value| !row["trouble"].is_null();
+                        failures += rows.into_iter().flatten().filter(trouble).count();
+                        let _ = writeln!(out, "{}", recipients::said_now(&said));
+                    }
+                    Err(text) => {
+                        failures += 1;
+                        let _ = writeln!(out, "{text}");
+                    }
+                }
+            }
+        });
+        if out.is_empty() {
+            out.push_str("no directories are configured");
+        }
+        print::out(&out);
+        match failures {
+            0 => Ok(()),
+            _ => Err(Failure(format!("error: {failures} of these do not work"))),
+        }
+    }
+}
+
+fn push_examined(row: &Value, out: &mut String) {
+    let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default();
+    let works = row.get("works") == Some(&Value::Bool(true));
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        out,
+        "directory {} ({})  {}  {}: {}, {} ms",
+        text("directory"),
+        text("kind"),
+        text("server"),
+        if works { "works" } else { "DOES NOT WORK" },
+        text("result"),
+        row.get("took_ms").and_then(Value::as_u64).unwrap_or(0)
+    );
 }
 
 /// Settings as TOML that reads back to the same.

@@ -4,6 +4,7 @@ mod ask;
 mod check;
 mod explain;
 mod postfix;
+mod recipients;
 mod replay;
 mod serve;
 mod state;
@@ -42,6 +43,8 @@ enum Command {
     Blocks(state::Blocks),
     /// Show and forget what greylisting remembers of a transaction
     Greylist(state::Greylist),
+    /// Show, forget and ask anew what directories said of an address
+    Recipients(recipients::Recipients),
     /// Take a new configuration, or say why not
     Reload(state::Reload),
     /// Run recorded requests against a configuration, in virtual time
@@ -70,6 +73,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Status(command) => command.run(),
         Command::Blocks(command) => command.run(),
         Command::Greylist(command) => command.run(),
+        Command::Recipients(command) => command.run(),
         Command::Reload(command) => command.run(),
         Command::Replay(command) => command.run(),
     };

@@ -12,7 +12,7 @@ use super::ask::Transaction;
 use crate::place::Where;
 use crate::print::{self, count, percent};
 
-fn daemon(daemon: &Where, request: &Value) -> Result<Value, Failure> {
+pub(super) fn daemon(daemon: &Where, request: &Value) -> Result<Value, Failure> {
     let (_, socket) = daemon.find();
     mpp_admin::ask(&socket, request).map_err(|error| match error {
         AskError::Refused(text) => Failure(text),
@@ -24,11 +24,11 @@ fn daemon(daemon: &Where, request: &Value) -> Result<Value, Failure> {
     })
 }
 
-fn number(value: &Value, path: &str) -> u64 {
+pub(super) fn number(value: &Value, path: &str) -> u64 {
     value.pointer(path).and_then(Value::as_u64).unwrap_or(0)
 }
 
-fn text<'v>(value: &'v Value, name: &str) -> &'v str {
+pub(super) fn text<'v>(value: &'v Value, name: &str) -> &'v str {
     value.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
@@ -147,9 +147,16 @@ impl Status {
         );
         let _ = writeln!(out, "state          {}", text(&status, "state"));
         let _ = writeln!(out, "store          {}", text(store, "health"));
-        for name in
-            ["greylisted", "proven", "correspondents", "faults", "blocks", "tallies", "histories"]
-        {
+        for name in [
+            "greylisted",
+            "proven",
+            "correspondents",
+            "faults",
+            "looked_up",
+            "blocks",
+            "tallies",
+            "histories",
+        ] {
             let value = count(number(store, &format!("/{name}")));
             let _ = writeln!(out, "  {name:18} {value:>12}");
         }
@@ -159,8 +166,40 @@ impl Status {
             print::size(number(store, "/memory_bytes")),
             print::size(number(store, "/disk_bytes"))
         );
+        for directory in status.get("directories").and_then(Value::as_array).into_iter().flatten() {
+            push_directory(directory, &mut out);
+        }
         print::out(&out);
         Ok(())
+    }
+}
+
+fn push_directory(directory: &Value, out: &mut String) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        out,
+        "directory      {} ({}): {}",
+        text(directory, "name"),
+        text(directory, "kind"),
+        text(directory, "state")
+    );
+    let of = |name: &str| count(number(directory, &format!("/{name}")));
+    let _ = writeln!(
+        out,
+        "  {} look-ups: {} known, {} unknown, {} not now, {} failed; {} ms each",
+        of("look_ups"),
+        of("known"),
+        of("unknown"),
+        of("not_now"),
+        of("failed"),
+        of("mean_ms")
+    );
+    if let Some(trouble) = directory.get("last_trouble").filter(|trouble| !trouble.is_null()) {
+        let age = form::about(number(trouble, "/age_ms"));
+        let _ = writeln!(out, "  last trouble, {age} ago: {}", text(trouble, "text"));
+    }
+    for notice in directory.get("notices").and_then(Value::as_array).into_iter().flatten() {
+        let _ = writeln!(out, "  notice: {}", notice.as_str().unwrap_or_default());
     }
 }
 

@@ -126,9 +126,10 @@ impl Check for Recipient {
             (round.ring.key(self.space, client), round.ring.key(self.asked_space, client));
         let (counted, asked, culprits) = (
             round.count(key, self.harvest_per_ms, 1),
-            match self.harvest_share > 0.0 {
-                true => round.count(asked_key, self.harvest_per_ms, 0).map(|asked| asked.used),
-                false => Ok(0),
+            if self.harvest_share > 0.0 {
+                round.count(asked_key, self.harvest_per_ms, 0).map(|asked| asked.used)
+            } else {
+                Ok(0)
             },
             blame::culprits(facts, IdentityKind::Client, round),
         );
