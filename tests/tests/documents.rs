@@ -49,6 +49,10 @@ fn every_codec_has_a_fuzz_target() {
     }
 }
 
+/// Settings that every directory has.
+const SHARED: [&str; 8] =
+    ["kind", "known", "unknown", "not_now", "stale", "timeout", "look_ups", "password"];
+
 #[test]
 fn every_check_has_a_document_that_names_its_settings() {
     let index = std::fs::read_to_string(root().join("docs/README.md")).unwrap();
@@ -59,14 +63,26 @@ fn every_check_has_a_document_that_names_its_settings() {
         assert!(text.contains(kind.summary), "{} lacks: {}", path.display(), kind.summary);
         assert!(index.contains(&format!("checks/{}.md", kind.name)), "{} is in no list", kind.name);
     }
-    let read = mpp_config::compile("x", "", &BTreeMap::new(), 1);
-    assert!(read.effective.len() > 40);
+    let mut text = "[recipients.x]\naddresses = [\"a@b.example\"]\n".to_owned();
+    text.push_str("[policy.x]\nmatch = { direction = \"inbound\" }\n");
+    for kind in ["ldap", "sql", "smtp"] {
+        text.push_str(&format!("[directory.{kind}]\nkind = \"{kind}\"\n"));
+    }
+    let read = mpp_config::compile("x", &text, &BTreeMap::new(), 1);
+    assert!(read.effective.len() > 60);
     for (setting, _) in read.effective {
         let mut parts: Vec<&str> = setting.split('.').collect();
         let name = parts.pop().unwrap();
         let document = match parts.as_slice() {
             ["policy", "default", check, ..] => format!("docs/checks/{check}.md"),
+            ["policy", _, "match"] => "docs/policies.md".into(),
+            ["policy", "x", ..] => continue,
             ["policy", ..] => "docs/policies.md".into(),
+            ["recipients", ..] => "docs/recipients.md".into(),
+            ["directory", kind] if !SHARED.contains(&name) => {
+                format!("docs/directories/{kind}.md")
+            }
+            ["directory", ..] => "docs/recipients.md".into(),
             _ => "docs/configuration.md".into(),
         };
         let text = std::fs::read_to_string(root().join(&document)).unwrap();
