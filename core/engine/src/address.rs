@@ -68,7 +68,7 @@ fn unquoted(local: &str) -> &str {
 /// The parts of an address. The domain is what follows the last `@`, since a quoted local part
 /// may hold others (RFC 5321 section 4.1.2); without any `@` everything is local part.
 pub fn split(address: &str) -> (&str, &str) {
-    match address.rfind('@') {
+    match memchr::memrchr(b'@', address.as_bytes()) {
         Some(at) => (address.get(..at).unwrap_or(""), address.get(at + 1..).unwrap_or("")),
         None => (address, ""),
     }

@@ -91,6 +91,7 @@ impl Standing {
 /// What is known of a recipient before any directory is asked.
 enum Prepared {
     Settled(Standing),
+    One(Candidate),
     Open(Vec<Candidate>),
 }
 
@@ -198,8 +199,7 @@ impl Recipients {
 
     /// Whether the recipient's domain is written down as one of ours.
     pub fn covers(&self, facts: &Facts<'_>, ring: Keyring) -> bool {
-        let domain = address::split(facts.recipient).1;
-        self.chain_of(facts.keys.recipient_domain, domain, ring).is_some()
+        self.chain_of(facts, ring).is_some()
     }
 
     /// The directories, by number.
@@ -215,25 +215,25 @@ impl Recipients {
         if self.is_empty() || facts.keys.recipient_domain == 0 {
             return Ok(Standing::Foreign);
         }
-        let domain = address::split(facts.recipient).1;
-        match self.chain_of(facts.keys.recipient_domain, domain, round.ring) {
-            Some(chain) => match self.prepare(facts, chain, round)? {
-                Prepared::Settled(standing) => Ok(standing),
-                Prepared::Open(candidates) => self.weigh(&candidates, round),
-            },
+        match self.chain_of(facts, round.ring) {
+            Some(chain) => {
+                let prepared = self.prepare(facts, chain, round)?;
+                self.finish(prepared, round)
+            }
             None if self.asked.is_empty() => Ok(Standing::Foreign),
-            None => self.standing_by_domain(domain, facts, round),
+            None => self.standing_by_domain(facts, round),
         }
     }
 
     /// The directories of a domain that is written down.
-    fn chain_of(&self, hash: u64, domain: &str, ring: Keyring) -> Option<&Chain> {
-        if let Some(chain) = self.domains.get(&hash) {
+    fn chain_of(&self, facts: &Facts<'_>, ring: Keyring) -> Option<&Chain> {
+        if let Some(chain) = self.domains.get(&facts.keys.recipient_domain) {
             return Some(chain);
         }
         if self.below.is_empty() {
             return None;
         }
+        let domain = address::split(facts.recipient).1;
         let parents = std::iter::successors(domain.split_once('.'), |(_, at)| at.split_once('.'));
         parents.take(LABELS_MAX).find_map(|(_, parent)| self.below.get(&ring.text(parent)))
     }
@@ -241,10 +241,10 @@ impl Recipients {
     /// As [`Recipients::standing`], for a domain that only directories may know.
     fn standing_by_domain(
         &self,
-        domain: &str,
         facts: &Facts<'_>,
         round: &mut Round<'_>,
     ) -> Result<Standing, Pause> {
+        let domain = address::split(facts.recipient).1;
         // Asked for together: what is kept of the domain and, should it be ours, of the user.
         let mut asked = Vec::with_capacity(self.asked.len());
         let mut is_open = false;
@@ -265,10 +265,7 @@ impl Recipients {
         for (candidate, prepared) in asked {
             match self.say(&candidate, round) {
                 Ok((Found::Yes, _)) => {
-                    return match prepared {
-                        Prepared::Settled(standing) => Ok(standing),
-                        Prepared::Open(candidates) => self.weigh(&candidates, round),
-                    };
+                    return self.finish(prepared, round);
                 }
                 Ok((Found::No, _)) => {}
                 Ok((Found::NotNow, age_ms)) => not_now = Some((candidate.look_up.source, age_ms)),
@@ -297,14 +294,21 @@ impl Recipients {
         let (ring, keys) = (round.ring, &facts.keys);
         let of_list =
             |standing: fn(Origin) -> Standing| Ok(Prepared::Settled(standing(Origin::LIST)));
-        if self.known.contains(&keys.recipient)
+        let is_listed = |hash: u64| !self.known.is_empty() && self.known.contains(&hash);
+        if is_listed(keys.recipient)
             || self.always.iter().any(|always| always == local)
-            || self.known.contains(&catch_all(ring, keys.recipient_domain))
+            || is_listed(catch_all(ring, keys.recipient_domain))
         {
             return of_list(Standing::Known);
         }
         if local.is_empty() || local.len() > LOCAL_BYTES_MAX {
             return of_list(Standing::Unknown);
+        }
+        if let ([source], false) = (chain.as_slice(), self.has_delimiter(local)) {
+            // Nearly always: nothing is to be put aside.
+            let stem = u16::try_from(local.len()).unwrap_or(u16::MAX);
+            let look_up = self.recipient_look_up(*source, (stem, keys.recipient), ring);
+            return Ok(Prepared::One(candidate(look_up, round)?));
         }
         let texts = self.texts(local, domain, keys.recipient, ring);
         if texts.iter().any(|(_, hash)| self.known.contains(hash)) {
@@ -313,7 +317,7 @@ impl Recipients {
         if chain.is_empty() {
             return of_list(Standing::Unknown);
         }
-        let mut candidates = Vec::with_capacity(chain.len() * texts.len());
+        let mut candidates = Vec::new();
         let mut is_open = false;
         for look_up in self.of_chain(chain, &texts, ring) {
             match candidate(look_up, round) {
@@ -344,13 +348,14 @@ impl Recipients {
         ring: Keyring,
     ) -> impl Iterator<Item = LookUp> + 'a {
         let of_one = move |source: &'a u16| {
-            texts.iter().map(move |(stem, hash)| {
-                let about = About::Recipient { stem: *stem };
-                let key = self.source(*source).map(|source| source.recipient_key(ring, *hash));
-                LookUp { source: *source, about, key: key.unwrap_or_default() }
-            })
+            texts.iter().map(move |text| self.recipient_look_up(*source, *text, ring))
         };
         chain.iter().flat_map(of_one)
+    }
+
+    fn recipient_look_up(&self, source: u16, (stem, hash): (u16, u64), ring: Keyring) -> LookUp {
+        let key = self.source(source).map(|source| source.recipient_key(ring, hash));
+        LookUp { source, about: About::Recipient { stem }, key: key.unwrap_or_default() }
     }
 
     fn domain_look_up(&self, source: u16, domain: &str, ring: Keyring) -> LookUp {
@@ -363,7 +368,7 @@ impl Recipients {
     pub fn look_ups(&self, facts: &Facts<'_>, ring: Keyring) -> Vec<LookUp> {
         let (local, domain) = address::split(facts.recipient);
         let texts = self.texts(local, domain, facts.keys.recipient, ring);
-        if let Some(chain) = self.chain_of(facts.keys.recipient_domain, domain, ring) {
+        if let Some(chain) = self.chain_of(facts, ring) {
             return self.of_chain(chain, &texts, ring).collect();
         }
         let asked = self.asked.iter().flat_map(|(source, chain)| {
@@ -374,6 +379,14 @@ impl Recipients {
         all.sort_unstable();
         all.dedup();
         all
+    }
+
+    fn finish(&self, prepared: Prepared, round: &mut Round<'_>) -> Result<Standing, Pause> {
+        match prepared {
+            Prepared::Settled(standing) => Ok(standing),
+            Prepared::One(candidate) => self.weigh(std::slice::from_ref(&candidate), round),
+            Prepared::Open(candidates) => self.weigh(&candidates, round),
+        }
     }
 
     /// Judges a recipient by what is kept, and looks up what is not.
@@ -435,10 +448,20 @@ impl Recipients {
         Origin { source: self.source(number).map(|source| Arc::clone(&source.name)), age_ms }
     }
 
+    fn has_delimiter(&self, local: &str) -> bool {
+        match self.delimiters.as_bytes() {
+            [one] => local.as_bytes().contains(one),
+            _ => local.contains(|letter| self.delimiters.contains(letter)),
+        }
+    }
+
     /// The local part, and what of it stands before a delimiter: before the first, as Postfix cuts
     /// (`recipient_delimiter`), and before the last.
     fn stems<'l>(&self, local: &'l str) -> [Option<&'l str>; 3] {
         let is_delimiter = |letter: char| self.delimiters.contains(letter);
+        if !self.has_delimiter(local) {
+            return [Some(local), None, None];
+        }
         let cut = |at: Option<usize>| at.and_then(|at| local.get(..at)).filter(|s| !s.is_empty());
         // A name may begin with what is a delimiter elsewhere.
         let behind_first = local.char_indices().nth(1).map_or(local.len(), |(at, _)| at);

@@ -100,7 +100,7 @@ fn read_one(table: &mut Reader<'_>, name: &str, ring: Keyring) -> Option<Directo
     let known_ms = table.duration_ms("known", "4h");
     let lifetimes = Lifetimes {
         known_ms,
-        unknown_ms: table.duration_ms("unknown", "10m"),
+        unknown_ms: table.duration_ms("unknown", "1h"),
         not_now_ms: table.duration_ms("not_now", "10s"),
         stale_ms: table.duration_ms("stale", "7d").max(known_ms),
     };
