@@ -56,7 +56,7 @@ impl MariaDb {
         let child = Command::new(MARIADBD)
             .args(["--no-defaults", "--user=root", "--skip-name-resolve"])
             .args(["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=16M"])
-            .args(["--innodb-flush-log-at-trx-commit=0", "--performance-schema=0"])
+            .args(["--innodb-flush-log-at-trx-commit=2", "--performance-schema=0"])
             .args([format!("--datadir={}", at("data")), format!("--socket={}", at("s"))])
             .args([format!("--pid-file={}", at("pid")), format!("--log-error={}", at("log"))])
             .args([format!("--bind-address={}", self.address), format!("--port={PORT}")])

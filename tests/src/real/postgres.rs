@@ -67,7 +67,7 @@ impl Postgres {
             .arg(self.file("data"))
             .arg("-k")
             .arg(self.folder.path())
-            .args(["-c", "fsync=off", "-c", "synchronous_commit=off"])
+            .args(["-c", "fsync=off"])
             .args(["-c", "full_page_writes=off", "-c", "shared_buffers=16MB"]);
         for option in &self.options {
             command.args(["-c", option]);
