@@ -3,6 +3,7 @@
 
 pub mod auth;
 pub mod daemon;
+pub mod fake_smtp;
 pub mod mail_host;
 pub mod mariadb;
 pub mod policy;
