@@ -325,7 +325,8 @@ mod tests {
 
     #[test]
     fn replies_of_real_servers() {
-        let cases: [(&str, u16, Option<(u16, u16, u16)>, &str); 8] = [
+        type Case<'a> = (&'a str, u16, Option<(u16, u16, u16)>, &'a str);
+        let cases: [Case<'_>; 8] = [
             ("220 mx.example.org ESMTP Postfix\r\n", 220, None, "mx.example.org ESMTP Postfix"),
             ("250 2.1.5 Ok\r\n", 250, Some((2, 1, 5)), "Ok"),
             ("250\r\n", 250, None, ""),

@@ -1,10 +1,11 @@
 //! Next hops asked by SMTP: a real Postfix for what it does, a fake server for what it does not do
 //! on demand.
 #![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "tests end by panicking"
+    reason = "test code: what is not as expected ends the test"
 )]
 
 mod common;

@@ -1,10 +1,11 @@
 //! SQL directories against real MariaDB, PostgreSQL and SQLite: whom they know, and that no address
 //! is ever part of a query. What happens when a server fails is in `sql_faults.rs`.
 #![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "tests end by panicking"
+    reason = "test code: what is not as expected ends the test"
 )]
 
 mod common;
@@ -219,7 +220,7 @@ async fn mariadb_gets_addresses_beside_the_query() {
     let server = maria(&[("m", users, "")], &["--general-log"]);
     let directory = mysql(&server, "m", QUERY);
     for attempt in attempts() {
-        assert_eq!(ask(&directory, &attempt).await, Ok(false), "{:.80}", attempt);
+        assert_eq!(ask(&directory, &attempt).await, Ok(false), "{attempt:.80}");
         assert_eq!(ask(&directory, "u9999@one.example").await, Ok(true));
     }
     assert_eq!(server.run("SELECT COUNT(*) FROM m.users").trim(), "10000");
@@ -245,7 +246,7 @@ async fn postgres_gets_addresses_beside_the_query() {
     let server = postgres(&[("m", users, "")], &["log_statement=all"]);
     let directory = pg(&server, "m", QUERY);
     for attempt in attempts() {
-        assert_eq!(ask(&directory, &attempt).await, Ok(false), "{:.80}", attempt);
+        assert_eq!(ask(&directory, &attempt).await, Ok(false), "{attempt:.80}");
         assert_eq!(ask(&directory, "u9999@one.example").await, Ok(true));
     }
     assert_eq!(server.run("m", "SELECT COUNT(*) FROM users").trim(), "10000");
@@ -283,7 +284,7 @@ async fn sqlite_gets_addresses_beside_the_query_and_is_only_read() {
     let server = format!("kind = \"sql\"\nservers = [\"sqlite:{}\"]", file.display());
     let directory = open(&format!("{server}\n{QUERY}"));
     for attempt in attempts() {
-        assert_eq!(ask(&directory, &attempt).await, Ok(false), "{:.80}", attempt);
+        assert_eq!(ask(&directory, &attempt).await, Ok(false), "{attempt:.80}");
         assert_eq!(ask(&directory, "u9999@one.example").await, Ok(true));
     }
     let writing = open(&format!(

@@ -1,10 +1,11 @@
 //! SQL directories when something is wrong: an error is never the answer that somebody does not
 //! exist, names what is wrong, holds no password, and is over once the cause is.
 #![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "tests end by panicking"
+    reason = "test code: what is not as expected ends the test"
 )]
 
 mod common;
@@ -82,15 +83,16 @@ async fn mistakes_of_the_operator_are_named_and_answer_nothing() {
         names(&login, &["Access denied", "password", "28P01"]).await;
         let table = QUERY.replace("users", "user_s");
         let tables = ["doesn't exist", "does not exist"];
-        names(&at(&[url.clone()], &table), &tables).await;
+        names(&at(std::slice::from_ref(&url), &table), &tables).await;
         let column = QUERY.replace("email", "e_mail");
-        names(&at(&[url.clone()], &column), &["Unknown column", "does not exist"]).await;
+        names(&at(std::slice::from_ref(&url), &column), &["Unknown column", "does not exist"])
+            .await;
         let syntax = QUERY.replace("FROM", "FORM");
-        names(&at(&[url.clone()], &syntax), &["syntax"]).await;
+        names(&at(std::slice::from_ref(&url), &syntax), &["syntax"]).await;
         let database = url.replace("/m", "/z").replace("//zpp", "//mpp");
         names(&at(&[database], QUERY), &["denied", "does not exist"]).await;
         let counting = "query = \"SELECT COUNT(*) FROM users WHERE email = {address}\"";
-        let counting = at(&[url.clone()], counting);
+        let counting = at(std::slice::from_ref(&url), counting);
         let examined = counting.examine().await;
         assert!(examined[0].result.as_ref().unwrap_err().contains("COUNT(*)"), "{examined:?}");
         let offered = at(&[url], &format!("{QUERY}\ntls = \"require\""));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// So many domains are remembered; of one that is forgotten it is found out again.
 const DOMAINS_MAX: usize = 10_000;
 /// After a reply that says neither yes nor no it is tried again soon.
-const RETRY: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_mins(1);
 
 /// What is known of a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,17 +83,17 @@ mod tests {
     fn what_was_found_out_holds_for_a_while_and_is_bounded() {
         let domains = Domains::default();
         assert_eq!(domains.habit("a.example"), Habit::Open);
-        domains.learn("a.example", Habit::TakesAll, Duration::from_secs(60));
+        domains.learn("a.example", Habit::TakesAll, Duration::from_mins(1));
         assert_eq!(domains.habit("a.example"), Habit::TakesAll);
         domains.learn("a.example", Habit::TakesAll, Duration::ZERO);
         assert_eq!(domains.habit("a.example"), Habit::Open, "to be found out again");
         assert_eq!(domains.notices().len(), 1, "until then it is said");
         domains.put_off("a.example");
         assert_eq!(domains.habit("a.example"), Habit::TakesAll);
-        domains.learn("a.example", Habit::Verifies, Duration::from_secs(60));
+        domains.learn("a.example", Habit::Verifies, Duration::from_mins(1));
         assert!(domains.notices().is_empty());
         for number in 0..DOMAINS_MAX + 10 {
-            domains.learn(&format!("{number}.example"), Habit::Verifies, Duration::from_secs(60));
+            domains.learn(&format!("{number}.example"), Habit::Verifies, Duration::from_mins(1));
         }
         assert!(domains.all.lock().unwrap().len() <= DOMAINS_MAX);
     }

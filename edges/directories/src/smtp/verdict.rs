@@ -63,10 +63,9 @@ pub(super) fn judge(reply: &Reply) -> Verdict {
 fn by_detail(reply: &Reply, detail: (u16, u16)) -> Verdict {
     match detail {
         // Other address status, bad mailbox, bad domain, bad syntax, ambiguous, moved, null MX and
-        // Exchange's own "recipient not found". 5.1.7 and 5.1.8 are about the sender.
-        (1, 0 | 1 | 2 | 3 | 4 | 6 | 10) => Verdict::Unknown,
-        // Disabled: takes no mail, and is not to be told apart.
-        (2, 1) => Verdict::Unknown,
+        // Exchange's own "recipient not found". 5.1.7 and 5.1.8 are about the sender. 5.2.1 is a
+        // mailbox that is disabled: it takes no mail, and is not to be told apart.
+        (1, 0 | 1 | 2 | 3 | 4 | 6 | 10) | (2, 1) => Verdict::Unknown,
         // Full, or the message too long: Dovecot says this at RCPT of somebody who exists.
         (2, 2 | 3) => Verdict::Known,
         // Exchange Online says "550 5.4.1 Recipient address rejected: Access denied" of everybody
