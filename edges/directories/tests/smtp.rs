@@ -151,13 +151,13 @@ async fn a_postfix_that_dies_or_hangs_is_trouble_until_it_is_back() {
     let (server, _users) = postfix("");
     let pid = std::fs::read_to_string(server.queue().join("pid/master.pid")).unwrap();
     let group = format!("-{}", pid.trim());
-    let directory = at(&[server.address()], "timeout = \"500ms\"");
+    let directory = at(&[server.address()], "timeout = \"2s\"");
     works(&directory).await;
     signal("STOP", &group);
     let began = Instant::now();
     let text = trouble(ask(&directory, NOBODY).await);
     assert!(text.contains("no answer within"), "{text}");
-    assert!(began.elapsed() < Duration::from_millis(1300), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     signal("CONT", &group);
     works(&directory).await;
     signal("KILL", &group);
