@@ -10,3 +10,4 @@
 //! ```
 
 pub mod policy;
+pub mod smtp;

@@ -44,7 +44,7 @@ struct Statement {
 }
 
 impl Sql {
-    pub(crate) fn new(settings: settings::Sql, timeout: Duration) -> Self {
+    pub(crate) fn new(settings: &settings::Sql, timeout: Duration) -> Self {
         let engine = settings.servers.first().map(|server| server.engine);
         let marks = match engine {
             Some(settings::server::Engine::Postgres) => Marks::Dollar,
@@ -61,7 +61,7 @@ impl Sql {
             member: settings.member_query.as_ref().map(statement),
         };
         let servers = settings.servers.iter();
-        let servers = servers.map(|server| Server::new(server, &settings, timeout)).collect();
+        let servers = servers.map(|server| Server::new(server, settings, timeout)).collect();
         let permits = Semaphore::new(settings.connections.min(Semaphore::MAX_PERMITS));
         Self { servers, queries, permits, timeout }
     }

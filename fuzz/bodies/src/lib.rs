@@ -5,6 +5,7 @@
 //! seeds and mutations of them, for a bounded time and on a stable toolchain.
 #![allow(clippy::missing_panics_doc, reason = "to panic is how they tell")]
 
+mod smtp;
 mod store;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use mpp_engine::question::IdentityKind;
 use mpp_settings::diagnostic::Severity;
 use mpp_wire::policy::{Decoder, Malformed, REQUEST_BYTES_MAX, Request};
 
+pub use smtp::smtp;
 pub use store::store;
 
 /// What a decoder made of pieces: requests as text, the fault that ended it, bytes held.

@@ -115,3 +115,8 @@ fn address() {
 fn store() {
     run("store", mpp_fuzz_bodies::store);
 }
+
+#[test]
+fn smtp() {
+    run("smtp", mpp_fuzz_bodies::smtp);
+}

@@ -3,9 +3,12 @@
 
 pub mod auth;
 pub mod daemon;
+pub mod fake_smtp;
 pub mod mail_host;
+pub mod mariadb;
 pub mod policy;
 pub mod postfix;
+pub mod postgres;
 pub mod smtp;
 
 use std::fs::Permissions;

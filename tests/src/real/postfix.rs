@@ -22,7 +22,7 @@ pub struct Postfix {
 
 impl Postfix {
     /// Starts one that takes mail for `test.example` and `other.example`. `lines` are added to its
-    /// main.cf as they are.
+    /// main.cf, and hold instead of what is there.
     pub fn start(address: &str, lines: &str) -> Self {
         Self::begin(address, lines, "n")
     }
@@ -39,7 +39,8 @@ impl Postfix {
         );
         let postfix = Self { folder: folder(), address: format!("{address}:{PORT}") };
         postfix.make_folders();
-        postfix.write("main.cf", &format!("{}{lines}\n", main_cf(postfix.folder.path())));
+        let usual = without(&main_cf(postfix.folder.path()), lines);
+        postfix.write("main.cf", &format!("{usual}{lines}\n"));
         postfix.write(
             "master.cf",
             &format!("{} inet n - {chroot} - - smtpd\n{MASTER_CF}", postfix.address),
@@ -150,6 +151,15 @@ impl Drop for Postfix {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }
+}
+
+/// The settings that `lines` do not set anew. Postfix warns of each one that is set twice, in every
+/// process; postlogd itself hangs for good when more of that comes than its own socket holds.
+fn without(settings: &str, lines: &str) -> String {
+    let key = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
+    let anew: Vec<String> = lines.lines().map(key).collect();
+    let kept = settings.lines().filter(|line| !anew.contains(&key(line)));
+    kept.flat_map(|line| [line, "\n"]).collect()
 }
 
 fn main_cf(folder: &Path) -> String {

@@ -1,4 +1,4 @@
-//! `kind = "sql"`: MariaDB, MySQL, PostgreSQL or `SQLite`.
+//! `kind = "sql"`: MariaDB, MySQL, PostgreSQL or SQLite.
 
 pub mod presets;
 pub mod server;

@@ -14,7 +14,7 @@ use super::connection::{Connection, Query, Target};
 use super::trouble::too_slow;
 
 /// A connection that nobody used for so long is closed: firewalls forget it without a word.
-const IDLE_MAX: Duration = Duration::from_secs(120);
+const IDLE_MAX: Duration = Duration::from_mins(2);
 
 /// What came of a question.
 pub(super) enum Asked {

@@ -9,7 +9,7 @@ pub enum Engine {
     MySql,
     /// PostgreSQL.
     Postgres,
-    /// A file of `SQLite`.
+    /// A file of SQLite.
     Sqlite,
 }
 

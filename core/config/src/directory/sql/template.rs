@@ -1,6 +1,8 @@
 //! Queries with placeholders. A placeholder is never replaced by text: it becomes a parameter that
 //! the database gets beside the query, so that no address can be part of it.
 
+use std::fmt::Write as _;
+
 use mpp_settings::diagnostic::nearest;
 
 /// What a query asks with.
@@ -129,8 +131,8 @@ impl Template {
             let number = known.map_or(values.len(), |index| index + 1);
             match marks {
                 Marks::Question => query.push('?'),
-                Marks::Dollar => query.push_str(&format!("${number}")),
-                Marks::NumberedQuestion => query.push_str(&format!("?{number}")),
+                Marks::Dollar => drop(write!(query, "${number}")),
+                Marks::NumberedQuestion => drop(write!(query, "?{number}")),
             }
         }
         (query, values)
@@ -205,9 +207,10 @@ mod tests {
 
     #[test]
     fn placeholders_become_parameters() {
+        use Placeholder::{Address, CatchAll};
+
         let query = "SELECT 1 FROM u WHERE a = {address} OR a = {catch_all} OR b = {address}";
         let template = Template::parse(query).unwrap();
-        use Placeholder::{Address, CatchAll};
         assert_eq!(
             template.render(Marks::Question),
             (
