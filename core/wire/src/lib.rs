@@ -9,4 +9,5 @@
 //! assert_eq!(request.sender, b"a@b.example");
 //! ```
 
+pub mod ldap;
 pub mod policy;
