@@ -9,5 +9,6 @@
 //! assert_eq!(request.sender, b"a@b.example");
 //! ```
 
+pub mod ldap;
 pub mod policy;
 pub mod smtp;

@@ -15,6 +15,7 @@ use mpp_engine::identity::{Keyring, Parties, parse_subject};
 use mpp_engine::network;
 use mpp_engine::question::IdentityKind;
 use mpp_settings::diagnostic::Severity;
+use mpp_wire::ldap;
 use mpp_wire::policy::{Decoder, Malformed, REQUEST_BYTES_MAX, Request};
 
 pub use smtp::smtp;
@@ -55,6 +56,29 @@ pub fn policy(bytes: &[u8]) {
     if malformed.is_none() {
         assert_eq!(held, rest.len(), "bytes were lost or made up");
     }
+}
+
+/// What an LDAP server sends reads the same however it is cut, and is never held without bound.
+pub fn ldap(bytes: &[u8]) {
+    let read = |size: usize| {
+        let mut decoder = ldap::Decoder::default();
+        let mut seen = Vec::new();
+        for piece in bytes.chunks(size) {
+            decoder.feed(piece);
+            loop {
+                match decoder.next_message() {
+                    Ok(Some(received)) => seen.push(received),
+                    Ok(None) => break,
+                    Err(malformed) => return (seen, Some(malformed)),
+                }
+            }
+            let most = ldap::MESSAGE_BYTES_MAX + size;
+            assert!(decoder.held() <= most, "an unbounded buffer");
+        }
+        (seen, None)
+    };
+    let whole = read(bytes.len().max(1));
+    assert_eq!(whole, read(7), "it matters how it is cut");
 }
 
 /// A stream reads the same however it is cut: the first byte says how.

@@ -102,6 +102,11 @@ fn policy_split() {
 }
 
 #[test]
+fn ldap() {
+    run("ldap", mpp_fuzz_bodies::ldap);
+}
+
+#[test]
 fn config() {
     run("config", mpp_fuzz_bodies::config);
 }
