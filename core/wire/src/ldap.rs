@@ -255,14 +255,13 @@ fn number(out: &mut Vec<u8>, tag: u8, number: u32) {
 
 fn put(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
     out.push(tag);
-    match u8::try_from(content.len()) {
-        Ok(length @ 0..=0x7f) => out.push(length),
-        _ => {
-            let bytes = content.len().to_be_bytes();
-            let used = bytes.iter().skip_while(|byte| **byte == 0);
-            out.push(0x80 | u8::try_from(used.clone().count()).unwrap_or_default());
-            out.extend(used);
-        }
+    if let Ok(length @ 0..=0x7f) = u8::try_from(content.len()) {
+        out.push(length);
+    } else {
+        let bytes = content.len().to_be_bytes();
+        let used = bytes.iter().skip_while(|byte| **byte == 0);
+        out.push(0x80 | u8::try_from(used.clone().count()).unwrap_or_default());
+        out.extend(used);
     }
     out.extend(content);
 }
@@ -528,9 +527,10 @@ mod tests {
     #[test]
     fn a_long_value_has_a_long_length() {
         let mut out = Vec::new();
-        put(&mut out, OCTETS, &[7; 70_000]);
+        let long = vec![7; 70_000];
+        put(&mut out, OCTETS, &long);
         assert_eq!(out.get(..5), Some(&[4, 0x83, 1, 0x11, 0x70][..]));
-        assert_eq!(Elements(&out).expect(OCTETS), Ok(&[7; 70_000][..]));
+        assert_eq!(Elements(&out).expect(OCTETS), Ok(&long[..]));
     }
 
     #[test]
@@ -539,7 +539,8 @@ mod tests {
             \x04\x03bob\x04\x03\xff\xff\xff\
             \x30\x05\x02\x01\x02\x73\x00\
             \x30\x0f\x02\x01\x02\x65\x0a\x0a\x01\x04\x04\x00\x04\x03big";
-        let entry = Entry { dn: "o=x".into(), attributes: vec![("uid".into(), vec!["bob".into()])] };
+        let entry =
+            Entry { dn: "o=x".into(), attributes: vec![("uid".into(), vec!["bob".into()])] };
         let wanted = [
             Received { id: 2, message: Message::Entry(entry) },
             Received { id: 2, message: Message::Reference },
