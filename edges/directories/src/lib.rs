@@ -17,7 +17,7 @@ use mpp_hub::directory::Directory;
 pub fn open(configured: &Configured) -> Arc<dyn Directory> {
     let timeout = std::time::Duration::from_millis(configured.timeout_ms);
     match &configured.settings {
-        Settings::Ldap(settings) => Arc::new(ldap::Ldap::new(settings.clone(), timeout)),
+        Settings::Ldap(settings) => Arc::new(ldap::Ldap::new((**settings).clone(), timeout)),
         Settings::Sql(settings) => Arc::new(sql::Sql::new(settings, timeout)),
         Settings::Smtp(settings) => Arc::new(smtp::Smtp::new(settings.clone(), timeout)),
     }

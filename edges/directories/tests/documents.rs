@@ -13,10 +13,15 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use common::{ask, open_with, schemas};
+use common::{ask, open_with, schemas, wanted};
+use mpp_hub::directory::What;
+use mpp_tests::real::ca::Authority;
+use mpp_tests::real::ds389::{self, Ds389};
 use mpp_tests::real::fake_smtp::{Act, FakeSmtp};
 use mpp_tests::real::mariadb::MariaDb;
 use mpp_tests::real::postgres::Postgres;
+use mpp_tests::real::samba::{self, Samba};
+use mpp_tests::real::slapd::{self, Slapd};
 use mpp_tests::real::{address, folder};
 
 /// The toml blocks of a document.
@@ -33,6 +38,60 @@ async fn works(text: &str) {
     assert_eq!(ask(&directory, "nobody@one.example").await, Ok(false), "{text}");
     let examined = directory.examine().await;
     assert!(examined.iter().any(|one| one.result.is_ok()), "{examined:?}");
+}
+
+/// An example, with the servers that there are.
+async fn finds(block: &str, (host, url): (&str, &str), more: [(&str, &str); 3], ca: &str) {
+    let mut text = block.replace(&format!("{host}\""), &format!("{url}\""));
+    for (from, to) in more {
+        if !from.is_empty() {
+            text = text.replace(from, to);
+        }
+    }
+    let text = text.replace("ca = ", "server_name = \"localhost\"\nca = ");
+    let password = if text.contains("active-directory") {
+        samba::PASSWORD
+    } else if text.contains("389ds") {
+        ds389::PASSWORD
+    } else {
+        slapd::PASSWORD
+    };
+    let files = [("/etc/mpp/ca.pem", ca), ("/etc/mpp/ldap-password", password)];
+    let directory = open_with(&text, &files);
+    let domain = if text.contains("active-directory") { "ad.test" } else { "test.example" };
+    assert_eq!(ask(&directory, &format!("u1@{domain}")).await, Ok(true), "{text}");
+    assert_eq!(ask(&directory, &format!("nobody@{domain}")).await, Ok(false), "{text}");
+    if text.contains("people:sales") {
+        let member = wanted(What::Member("sales".into()), &format!("u2@{domain}"));
+        assert_eq!(directory.look_up(&member).await, Ok(true), "{text}");
+    }
+    let examined = directory.examine().await;
+    assert!(examined.iter().any(|one| one.result.is_ok()), "{examined:?}");
+}
+
+#[tokio::test]
+async fn examples_with_ldap() {
+    let blocks = blocks("ldap.md");
+    assert_eq!(blocks.len(), 3);
+    let authority = Authority::new();
+    let certificate = authority.sign(&["DNS:localhost"]);
+    let (open, active) = (Slapd::start(&certificate, 10, ""), Samba::start(&certificate, 10));
+    let ds = Ds389::start(10);
+    let none = ("", "");
+    let base = ("\"dc=example,dc=org\"", "\"dc=test,dc=example\"");
+    let reader = ("cn=reader,dc=example,dc=org", slapd::READER);
+    let gone = ("ldaps://ldap1.example.org", "ldaps://127.0.0.1:1");
+    let place = ("ldaps://ldap2.example.org", open.tls_url());
+    let ca = authority.text();
+    finds(&blocks[0], (place.0, &place.1), [base, reader, gone], &ca).await;
+    let manager = ("cn=reader,dc=example,dc=org", ds389::READER);
+    let url = ds.url();
+    finds(&blocks[1], ("ldap://ds.example.org", &url), [base, manager, none], &ds.authority())
+        .await;
+    let base = ("\"dc=example,dc=org\"", "\"DC=ad,DC=test\"");
+    let reader = ("mpp@example.org", samba::READER);
+    let url = active.tls_url();
+    finds(&blocks[2], ("ldaps://dc1.example.org", &url), [base, reader, none], &ca).await;
 }
 
 #[tokio::test]

@@ -2,13 +2,18 @@
 //! and the clients that talk to them. Nothing here knows what a test is about.
 
 pub mod auth;
+pub mod ca;
 pub mod daemon;
+pub mod ds389;
 pub mod fake_smtp;
+pub mod ldap;
 pub mod mail_host;
 pub mod mariadb;
 pub mod policy;
 pub mod postfix;
 pub mod postgres;
+pub mod samba;
+pub mod slapd;
 pub mod smtp;
 
 use std::fs::Permissions;

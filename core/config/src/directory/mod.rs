@@ -29,7 +29,7 @@ pub struct Directory {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Settings {
     /// An LDAP server.
-    Ldap(ldap::Ldap),
+    Ldap(Box<ldap::Ldap>),
     /// An SQL database.
     Sql(sql::Sql),
     /// The next hop of a domain, asked by SMTP.
@@ -108,7 +108,7 @@ fn read_one(table: &mut Reader<'_>, name: &str, ring: Keyring) -> Option<Directo
     let look_ups_max =
         usize::try_from(table.count("look_ups", 64, (1, 10_000))).unwrap_or(usize::MAX);
     let settings = match table.choice("kind", "ldap", &KINDS)? {
-        0 => Settings::Ldap(ldap::Ldap::read(table)),
+        0 => Settings::Ldap(Box::new(ldap::Ldap::read(table))),
         1 => Settings::Sql(sql::Sql::read(table)),
         _ => Settings::Smtp(smtp::Smtp::read(table)),
     };

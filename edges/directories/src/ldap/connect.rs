@@ -130,9 +130,9 @@ async fn start_tls(stream: &mut TcpStream) -> Result<(), Fault> {
         }
         decoder.feed(bytes.get(..count).unwrap_or_default());
         let next = decoder.next_message();
-        match next.map_err(|wrong| down(format!("it answers {wrong}")))? {
-            Some(received) => break received.message,
-            None => {}
+        let next = next.map_err(|wrong| down(format!("it answers {wrong}")))?;
+        if let Some(received) = next {
+            break received.message;
         }
     };
     match message {

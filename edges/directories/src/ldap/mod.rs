@@ -69,20 +69,12 @@ impl Ldap {
     async fn try_out(&self, server: &settings::Server, stage: &mut Stage) -> Result<String, Fault> {
         let settings = self.connector.settings();
         let mut session = self.connector.open(server, stage).await?;
-        let filter = settings.filter.any();
-        let found = query::is_any(&mut session, &settings.base, settings.scope, &filter).await;
+        let found = query::finds_anybody(&mut session, settings, self.connector.who()).await;
         session.close().await;
-        let sample = match found {
-            Ok(true) => "the filter finds entries".to_owned(),
-            Ok(false) => {
-                let (base, filter) = (&settings.base, settings.filter.text());
-                let text = format!("nothing below {base} fits {filter}, whoever is looked up");
-                return Err(Fault::Lost(text));
-            }
-            // Some servers do not search for just anything; they may search for somebody.
-            Err(Fault::Said(Trouble::NotNow(text))) => format!("no sample: {text}"),
-            Err(fault) => return Err(fault),
-        };
+        let sample = found?.map_or_else(
+            || "the filter finds entries".to_owned(),
+            |why| format!("whether the filter finds anybody it does not say: {why}"),
+        );
         let tls = match (&server.tls, &server.place) {
             (settings::Tls::Direct, _) => "TLS",
             (settings::Tls::Start, _) => "StartTLS",

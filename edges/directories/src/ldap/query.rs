@@ -66,6 +66,26 @@ pub(super) async fn is_any(
     Ok(!session.search(&wanted).await?.entries.is_empty())
 }
 
+/// Sees that there is anybody to find; else why that cannot be seen. Some servers do not search for
+/// just anybody (389 Directory Server: lookthroughlimit).
+pub(super) async fn finds_anybody(
+    session: &mut Session,
+    settings: &Settings,
+    who: &str,
+) -> Result<Option<String>, Fault> {
+    let found = is_any(session, &settings.base, settings.scope, &settings.filter.any()).await;
+    match found {
+        Ok(true) => Ok(None),
+        Err(Fault::Said(Trouble::NotNow(text))) => Ok(Some(text)),
+        Ok(false) => {
+            let (base, filter) = (&settings.base, settings.filter.text());
+            let text = format!("{who} finds nobody at all below {base} with {filter}");
+            Err(Fault::Said(Trouble::Down(text)))
+        }
+        Err(fault) => Err(fault),
+    }
+}
+
 async fn is_member(
     session: &mut Session,
     settings: &Settings,

@@ -1,10 +1,11 @@
 //! One server of a directory: its idle connections, and whether it is left alone for a while.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mpp_config::directory::ldap::Server as Settings;
-use mpp_hub::directory::{Trouble, Wanted};
+use mpp_hub::directory::{Trouble, Wanted, What};
 use tokio::sync::Semaphore;
 
 use super::connect::{Connector, Stage};
@@ -14,7 +15,7 @@ use super::session::{Fault, Session};
 /// How long a server that did not work is asked last.
 const REST: Duration = Duration::from_secs(5);
 /// An idle connection is not kept longer: what sits between forgets it without a word.
-const IDLE_MAX: Duration = Duration::from_secs(120);
+const IDLE_MAX: Duration = Duration::from_mins(2);
 
 /// A server.
 pub(super) struct Server {
@@ -22,6 +23,8 @@ pub(super) struct Server {
     slots: Semaphore,
     idle: Mutex<Vec<Session>>,
     rests_until: Mutex<Option<Instant>>,
+    /// Whether it has shown any entry since the start.
+    finds: AtomicBool,
 }
 
 /// The data is sound after any panic: it is a list or a time.
@@ -36,6 +39,7 @@ impl Server {
             slots: Semaphore::new(connections),
             idle: Mutex::default(),
             rests_until: Mutex::default(),
+            finds: AtomicBool::new(false),
         }
     }
 
@@ -84,18 +88,41 @@ impl Server {
         wanted: &Wanted,
         stage: &mut Stage,
     ) -> Result<bool, Fault> {
-        let settings = connector.settings();
         if let Some(mut session) = self.idle() {
             *stage = Stage::Search;
-            match query::run(&mut session, settings, wanted, connector.who()).await {
+            match self.answer(&mut session, connector, wanted).await {
                 // The server was restarted, or has closed what was idle: no news about it.
                 Err(Fault::Lost(_)) => locked(&self.idle).clear(),
                 answer => return self.keep(session, answer),
             }
         }
         let mut session = connector.open(&self.settings, stage).await?;
-        let answer = query::run(&mut session, settings, wanted, connector.who()).await;
+        let answer = self.answer(&mut session, connector, wanted).await;
         self.keep(session, answer)
+    }
+
+    /// Asks. The first "no" of a server is believed only once it has shown that it finds anybody at
+    /// all: one that hides its entries from whoever asks (389 Directory Server without a bind) finds
+    /// nothing, and calls that a success.
+    async fn answer(
+        &self,
+        session: &mut Session,
+        connector: &Connector,
+        wanted: &Wanted,
+    ) -> Result<bool, Fault> {
+        let settings = connector.settings();
+        let found = query::run(session, settings, wanted, connector.who()).await?;
+        if found {
+            self.finds.store(true, Ordering::Relaxed);
+        } else if wanted.what == What::Recipient && !self.finds.load(Ordering::Relaxed) {
+            let who = connector.who();
+            if let Some(why) = query::finds_anybody(session, settings, who).await? {
+                let text = format!("{who} has found nobody yet, so nobody is unknown: {why}");
+                return Err(Fault::Said(Trouble::NotNow(text)));
+            }
+            self.finds.store(true, Ordering::Relaxed);
+        }
+        Ok(found)
     }
 
     fn idle(&self) -> Option<Session> {
@@ -107,7 +134,7 @@ impl Server {
     /// Takes a connection back. One whose look-up was dropped half-way never comes here: nobody
     /// could tell its late answer from the next one.
     fn keep(&self, mut session: Session, answer: Result<bool, Fault>) -> Result<bool, Fault> {
-        if !matches!(answer, Err(Fault::Lost(_))) {
+        if !matches!(answer, Err(Fault::Lost(_))) && !session.is_spent {
             session.idle_since = Instant::now();
             locked(&self.idle).push(session);
         }

@@ -58,7 +58,8 @@ fn certificate(wrong: &CertificateError, name: &str, has_ca: bool) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "its certificate is not valid yet: is the clock right?".into()
         }
-        CertificateError::UnknownIssuer if has_ca => {
+        // Another authority of the same name signs with another key.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature if has_ca => {
             "its certificate is not signed by an authority in `ca`".into()
         }
         CertificateError::UnknownIssuer => {

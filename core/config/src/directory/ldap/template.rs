@@ -164,9 +164,10 @@ impl Parser<'_> {
             return Err(format!("it is nested deeper than {DEPTH_MAX}"));
         }
         if !self.take('(') {
-            return Err(match self.rest.is_empty() {
-                true => "the filter ends too early".into(),
-                false => format!("expected `(` before {:?}", self.rest),
+            return Err(if self.rest.is_empty() {
+                "the filter ends too early".into()
+            } else {
+                format!("expected `(` before {:?}", self.rest)
             });
         }
         let filter = if self.take('&') {
@@ -180,10 +181,7 @@ impl Parser<'_> {
             self.comparison()?
         };
         self.rest = self.rest.trim_start();
-        match self.take(')') {
-            true => Ok(filter),
-            false => Err("a `)` is missing".into()),
-        }
+        if self.take(')') { Ok(filter) } else { Err("a `)` is missing".into()) }
     }
 
     fn list(&mut self, depth: usize) -> Result<Vec<Filter<Vec<Piece>>>, String> {

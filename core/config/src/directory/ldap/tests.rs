@@ -24,7 +24,7 @@ fn read(lines: &str) -> Ldap {
     assert_eq!(compiled.diagnostics, [], "{lines}");
     let directories = compiled.configuration.unwrap().directories;
     match &directories[0].settings {
-        Settings::Ldap(ldap) => ldap.clone(),
+        Settings::Ldap(ldap) => (**ldap).clone(),
         other => panic!("{other:?}"),
     }
 }
