@@ -21,6 +21,8 @@ pub struct Source {
     pub space: u64,
     /// How long what it said holds.
     pub lifetimes: Lifetimes,
+    /// Whether it can say which domains are ours.
+    pub knows_domains: bool,
 }
 
 impl Source {

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
-use mpp_settings::Reader;
 use mpp_settings::diagnostic::nearest;
+use mpp_settings::{Diagnostic, Reader};
 
 use crate::address;
 use crate::decide::{Pause, Round, Value};
@@ -115,20 +115,40 @@ impl Recipients {
         if from.len() > SOURCES_MAX {
             table.mistake("from", &format!("at most {SOURCES_MAX} directories in a row"));
         }
-        let domains = table.list("domains", &[], |domain| {
-            let domain = address::domain(domain.trim_start_matches('@'));
-            let name = domain.strip_prefix('.').unwrap_or(&domain);
-            if name.is_empty() || name.contains(['@', ' ', '\t']) {
-                return Err(format!("`{domain}` is not a domain"));
-            }
-            Ok((domain.starts_with('.'), ring.text(name)))
-        });
+        let domains = table.list("domains", &[], |domain| read_domain(domain, ring));
         let names_none = domains.is_empty() && domains_from.is_empty();
         for (is_below, domain) in domains {
             let place = if is_below { &mut self.below } else { &mut self.domains };
             extend(place.entry(domain).or_default(), &from);
         }
         self.asked.extend(domains_from.into_iter().map(|source| (source, from.clone())));
+        let own = self.add_addresses(table, ring);
+        let knows_users =
+            ["file", "addresses", "from"].into_iter().any(|name| table.value(name).is_some());
+        if !knows_users && !names_none {
+            let problem =
+                Diagnostic::warning(table.place(), "nobody exists in the domains of this list");
+            table.report(problem.help("say who: `from`, `file` or `addresses`"));
+        }
+        if names_none {
+            for domain in own {
+                extend(self.domains.entry(domain).or_default(), &from);
+            }
+        }
+        self.delimiters.push_str(&table.text("delimiter", "+"));
+        let is_local = |text: &str| {
+            if text.contains('@') {
+                return Err("expected a local part, such as \"hostmaster\"".to_owned());
+            }
+            Ok(text.to_lowercase())
+        };
+        self.always.extend(table.list("always", &[], is_local));
+        self.always.sort_unstable();
+        self.always.dedup();
+    }
+
+    /// Adds the addresses that are written down. Returns their domains, each once.
+    fn add_addresses(&mut self, table: &mut Reader<'_>, ring: Keyring) -> Vec<u64> {
         let mut own = HashSet::new();
         let known = &mut self.known;
         let formats = [("addresses", false), ("postfix", true)];
@@ -160,29 +180,21 @@ impl Recipients {
         };
         table.files("file", &mut add);
         table.list("addresses", &[], &mut add);
-        if names_none {
-            let mut own: Vec<u64> = own.into_iter().collect();
-            own.sort_unstable();
-            for domain in own {
-                extend(self.domains.entry(domain).or_default(), &from);
-            }
-        }
-        self.delimiters.push_str(&table.text("delimiter", "+"));
-        let is_local = |text: &str| {
-            if text.contains('@') {
-                return Err("expected a local part, such as \"hostmaster\"".to_owned());
-            }
-            Ok(text.to_lowercase())
-        };
-        self.always.extend(table.list("always", &[], is_local));
-        self.always.sort_unstable();
-        self.always.dedup();
+        let mut own: Vec<u64> = own.into_iter().collect();
+        own.sort_unstable();
+        own
     }
 
     fn read_sources(&self, table: &mut Reader<'_>, name: &'static str) -> Chain {
         let names = || self.sources.iter().map(|source| &*source.name);
         table.list(name, &[], |text| {
             let place = names().position(|known| known == text);
+            let source = place.and_then(|place| self.sources.get(place));
+            if name == "domains_from" && source.is_some_and(|source| !source.knows_domains) {
+                return Err("it does not know domains: give it a `domain_query` (sql) or a \
+                            `domain_filter` (ldap)"
+                    .to_owned());
+            }
             place.and_then(|place| u16::try_from(place).ok()).ok_or_else(|| {
                 match nearest(text, names()) {
                     Some(near) => format!("there is no `directory.{text}`; did you mean `{near}`?"),
@@ -474,6 +486,16 @@ impl Recipients {
 
 fn candidate(look_up: LookUp, round: &mut Round<'_>) -> Result<Candidate, Pause> {
     Ok(Candidate { look_up, kept: round.looked(look_up.key)? })
+}
+
+/// A domain by its hash, and whether all below it are meant instead (`.example.org`).
+fn read_domain(domain: &str, ring: Keyring) -> Result<(bool, u64), String> {
+    let domain = address::domain(domain.trim_start_matches('@'));
+    let name = domain.strip_prefix('.').unwrap_or(&domain);
+    if name.is_empty() || name.contains(['@', ' ', '\t']) {
+        return Err(format!("`{domain}` is not a domain"));
+    }
+    Ok((domain.starts_with('.'), ring.text(name)))
 }
 
 /// Adds to a chain what is not in it yet.

@@ -52,8 +52,19 @@ impl Settings {
     /// Why not, for people.
     pub(crate) fn knows_groups(&self) -> Result<(), String> {
         match self {
-            Self::Ldap(_) | Self::Sql(_) => Ok(()),
+            Self::Ldap(_) => Ok(()),
+            Self::Sql(sql) if sql.member_query.is_some() => Ok(()),
+            Self::Sql(_) => Err("it knows no groups: it has no `member_query`".to_owned()),
             Self::Smtp(_) => Err("a next hop asked by SMTP knows no groups".to_owned()),
+        }
+    }
+
+    /// Whether it can say which domains are ours.
+    fn knows_domains(&self) -> bool {
+        match self {
+            Self::Ldap(ldap) => ldap.domain_filter.is_some(),
+            Self::Sql(sql) => sql.domain_query.is_some(),
+            Self::Smtp(_) => false,
         }
     }
 
@@ -107,13 +118,15 @@ fn read_one(table: &mut Reader<'_>, name: &str, ring: Keyring) -> Option<Directo
     let timeout_ms = table.duration_ms("timeout", "1s").max(1);
     let look_ups_max =
         usize::try_from(table.count("look_ups", 64, (1, 10_000))).unwrap_or(usize::MAX);
+    table.value("kind")?;
     let settings = match table.choice("kind", "ldap", &KINDS)? {
         0 => Settings::Ldap(Box::new(ldap::Ldap::read(table))),
         1 => Settings::Sql(sql::Sql::read(table)),
         _ => Settings::Smtp(smtp::Smtp::read(table)),
     };
     let space = ring.text(&format!("directory {name} {}", settings.meaning()));
-    let source = Source { name: Arc::from(name), space, lifetimes };
+    let knows_domains = settings.knows_domains();
+    let source = Source { name: Arc::from(name), space, lifetimes, knows_domains };
     Some(Directory { source, timeout_ms, look_ups_max, settings })
 }
 
