@@ -24,7 +24,13 @@ pub(crate) async fn answer(
     let number = |name: &str| request.get(name).and_then(Value::as_u64);
     match text("command") {
         "status" => Ok(status(hub, control)),
-        "stats" => Ok(hub.statistics().report()),
+        "stats" => {
+            let mut report = hub.statistics().report();
+            if let Some(report) = report.as_object_mut() {
+                report.insert("directories".into(), json!(hub.directories()));
+            }
+            Ok(report)
+        }
         "settle" => {
             if let Some(log) = hub.log() {
                 log.settle();

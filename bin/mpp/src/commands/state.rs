@@ -93,6 +93,13 @@ pub(crate) fn statistics(report: &Value) -> String {
             let _ = writeln!(out, "  {name:34} {:>12}  {:>8}", count(value), percent(value, all));
         }
     }
+    let directories = report["directories"].as_array().cloned().unwrap_or_default();
+    if !directories.is_empty() {
+        let _ = writeln!(out, "\nDirectories, since the start");
+    }
+    for directory in &directories {
+        push_directory(directory, &mut out);
+    }
     let days = report["days"].as_array().cloned().unwrap_or_default();
     if !days.is_empty() {
         let _ = writeln!(
