@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
@@ -10,7 +11,7 @@ use super::folder;
 /// An authority with a folder of its own, removed when dropped.
 #[derive(Debug)]
 pub struct Authority {
-    folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 /// A certificate and its key.
@@ -20,6 +21,8 @@ pub struct Certificate {
     pub certificate: PathBuf,
     /// The file of the key.
     pub key: PathBuf,
+    /// Where they are; removed with the last that needs it.
+    pub folder: Arc<TempDir>,
 }
 
 impl Authority {
@@ -33,7 +36,7 @@ impl Authority {
             at("ca.key"),
             at("ca.crt")
         ));
-        Self { folder }
+        Self { folder: Arc::new(folder) }
     }
 
     /// The file of its own certificate.
@@ -77,7 +80,7 @@ impl Authority {
             show(&extensions),
             show(&certificate)
         ));
-        Certificate { certificate, key }
+        Certificate { certificate, key, folder: Arc::clone(&self.folder) }
     }
 
     fn at(&self, name: &str) -> PathBuf {

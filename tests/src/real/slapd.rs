@@ -23,6 +23,7 @@ pub const PASSWORD: &str = "readerpw";
 pub struct Slapd {
     folder: TempDir,
     address: String,
+    certificate: Certificate,
     child: Option<Child>,
 }
 
@@ -32,9 +33,10 @@ impl Slapd {
     pub fn start(certificate: &Certificate, users: u32, more: &str) -> Self {
         let program = Path::new("/usr/sbin/slapd");
         assert!(program.exists(), "slapd is missing: install the Debian package slapd");
-        let server = Self { folder: folder(), address: address(), child: None };
+        let certificate = certificate.clone();
+        let mut server = Self { folder: folder(), address: address(), certificate, child: None };
         fs::create_dir(server.file("db")).expect("a folder of our own");
-        fs::write(server.file("slapd.conf"), server.configuration(certificate)).expect("a folder");
+        fs::write(server.file("slapd.conf"), server.configuration()).expect("a folder");
         fs::write(server.file("seed.ldif"), seed(users) + more).expect("a folder");
         let seeded = Command::new("/usr/sbin/slapadd")
             .args(["-q", "-f"])
@@ -45,14 +47,14 @@ impl Slapd {
             .expect("slapadd comes with slapd");
         let said = String::from_utf8_lossy(&seeded.stderr);
         assert!(seeded.status.success(), "slapadd: {said}");
-        let mut server = server;
         server.launch();
         server
     }
 
     /// Replaces its certificate; it is taken at the next start.
-    pub fn certify(&self, certificate: &Certificate) {
-        fs::write(self.file("slapd.conf"), self.configuration(certificate)).expect("a folder");
+    pub fn certify(&mut self, certificate: &Certificate) {
+        self.certificate = certificate.clone();
+        fs::write(self.file("slapd.conf"), self.configuration()).expect("a folder");
     }
 
     /// Starts it, also after it was killed.
@@ -130,7 +132,7 @@ impl Slapd {
         self.folder.path().join(name)
     }
 
-    fn configuration(&self, certificate: &Certificate) -> String {
+    fn configuration(&self) -> String {
         let at = |name: &str| self.file(name).display().to_string();
         format!(
             "include /etc/ldap/schema/core.schema
@@ -168,8 +170,8 @@ access to * by * read
 ",
             at("pid"),
             at("args"),
-            certificate.certificate.display(),
-            certificate.key.display(),
+            self.certificate.certificate.display(),
+            self.certificate.key.display(),
             at("db")
         )
     }
