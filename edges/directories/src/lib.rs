@@ -6,6 +6,7 @@
 mod ldap;
 mod smtp;
 mod sql;
+mod tls;
 
 use std::sync::Arc;
 

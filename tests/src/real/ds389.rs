@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
 use super::ldap::{ldapadd, wait};
+use super::process::Process;
 use super::{address, folder, show_if_failed, signal, until};
 
 /// The suffix of all entries.
@@ -25,7 +26,7 @@ const TLS_PORT: u16 = 6361;
 pub struct Ds389 {
     folder: TempDir,
     address: String,
-    child: Option<Child>,
+    process: Process,
 }
 
 impl Ds389 {
@@ -34,7 +35,7 @@ impl Ds389 {
     pub fn start(users: u32) -> Self {
         let program = Path::new("/usr/sbin/ns-slapd");
         assert!(program.exists(), "ns-slapd is missing: install the Debian package 389-ds-base");
-        let mut server = Self { folder: folder(), address: address(), child: None };
+        let mut server = Self { folder: folder(), address: address(), process: Process::default() };
         server.prepare();
         let made = Command::new("dscreate")
             .args(["-v", "from-file"])
@@ -100,35 +101,32 @@ impl Ds389 {
         let _ = fs::create_dir_all(self.file(&format!("run/lock/slapd-{INSTANCE}/server")));
         let _ = fs::remove_file(format!("/dev/shm/sem.slapd-{INSTANCE}.stats"));
         let log = File::options().append(true).create(true).open(self.file("out"));
-        let child = Command::new("/usr/sbin/ns-slapd")
-            .arg("-D")
-            .arg(self.file(&format!("etc/dirsrv/slapd-{INSTANCE}")))
-            .arg("-i")
-            .arg(self.file(&format!("run/slapd-{INSTANCE}.pid")))
-            .args(["-d", "0"])
-            .stdout(Stdio::null())
-            .stderr(log.expect("a folder of our own"))
-            .spawn();
-        self.child = Some(child.expect("ns-slapd"));
+        self.process.start(
+            Command::new("/usr/sbin/ns-slapd")
+                .arg("-D")
+                .arg(self.file(&format!("etc/dirsrv/slapd-{INSTANCE}")))
+                .arg("-i")
+                .arg(self.file(&format!("run/slapd-{INSTANCE}.pid")))
+                .args(["-d", "0"])
+                .stdout(Stdio::null())
+                .stderr(log.expect("a folder of our own")),
+        );
         wait(&self.url());
     }
 
     /// Ends it as a power cut would.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.process.kill();
     }
 
     /// Lets it hang.
     pub fn freeze(&self) {
-        signal("STOP", &self.process());
+        self.process.freeze();
     }
 
     /// Lets it go on.
     pub fn thaw(&self) {
-        signal("CONT", &self.process());
+        self.process.thaw();
     }
 
     /// `ldap://…`.
@@ -144,10 +142,6 @@ impl Ds389 {
     /// The certificate of the authority that it has made for itself, in PEM.
     pub fn authority(&self) -> String {
         fs::read_to_string(self.file("etc/dirsrv/ssca/ca.crt")).expect("an authority")
-    }
-
-    fn process(&self) -> String {
-        self.child.as_ref().map(|child| child.id().to_string()).expect("a server that runs")
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -209,6 +203,5 @@ fn seed(users: u32) -> String {
 impl Drop for Ds389 {
     fn drop(&mut self) {
         show_if_failed("ns-slapd", &fs::read_to_string(self.file("out")).unwrap_or_default());
-        self.kill();
     }
 }

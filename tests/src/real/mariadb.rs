@@ -2,11 +2,12 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::{address, folder, show_if_failed, signal, until};
+use super::process::Process;
+use super::{address, folder, show_if_failed, until};
 
 /// The program.
 const MARIADBD: &str = "/usr/sbin/mariadbd";
@@ -19,7 +20,7 @@ pub struct MariaDb {
     folder: TempDir,
     address: String,
     options: Vec<String>,
-    child: Option<Child>,
+    process: Process,
 }
 
 impl MariaDb {
@@ -34,7 +35,7 @@ impl MariaDb {
             folder: folder(),
             address: address(),
             options: options.iter().map(|&option| option.to_owned()).collect(),
-            child: None,
+            process: Process::default(),
         };
         let log = server.file("install.log");
         // MariaDB refuses to run as root unless it is told that this is meant.
@@ -53,19 +54,19 @@ impl MariaDb {
     /// Starts it, also after it was killed or stopped, and waits until it answers.
     pub fn launch(&mut self) {
         let at = |name: &str| self.file(name).display().to_string();
-        let child = Command::new(MARIADBD)
-            .args(["--no-defaults", "--user=root", "--skip-name-resolve"])
-            .args(["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=16M"])
-            .args(["--innodb-flush-log-at-trx-commit=2", "--performance-schema=0"])
-            .args([format!("--datadir={}", at("data")), format!("--socket={}", at("s"))])
-            .args([format!("--pid-file={}", at("pid")), format!("--log-error={}", at("log"))])
-            .args([format!("--bind-address={}", self.address), format!("--port={PORT}")])
-            .arg(format!("--general-log-file={}", at("queries")))
-            .args(&self.options)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        self.child = Some(child.expect("mariadbd"));
+        self.process.start(
+            Command::new(MARIADBD)
+                .args(["--no-defaults", "--user=root", "--skip-name-resolve"])
+                .args(["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=16M"])
+                .args(["--innodb-flush-log-at-trx-commit=2", "--performance-schema=0"])
+                .args([format!("--datadir={}", at("data")), format!("--socket={}", at("s"))])
+                .args([format!("--pid-file={}", at("pid")), format!("--log-error={}", at("log"))])
+                .args([format!("--bind-address={}", self.address), format!("--port={PORT}")])
+                .arg(format!("--general-log-file={}", at("queries")))
+                .args(&self.options)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null()),
+        );
         until("a MariaDB that answers", || {
             self.client("SELECT 1").output().is_ok_and(|it| it.status.success()).then_some(())
         });
@@ -97,24 +98,17 @@ impl MariaDb {
 
     /// Ends it as a power cut would.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.process.kill();
     }
 
     /// Lets it hang: connections are taken, and nothing is answered.
     pub fn freeze(&self) {
-        signal("STOP", &self.process());
+        self.process.freeze();
     }
 
     /// Lets it go on.
     pub fn thaw(&self) {
-        signal("CONT", &self.process());
-    }
-
-    fn process(&self) -> String {
-        self.child.as_ref().map(|child| child.id().to_string()).expect("a server that runs")
+        self.process.thaw();
     }
 
     fn client(&self, statements: &str) -> Command {
@@ -135,6 +129,5 @@ impl Drop for MariaDb {
     fn drop(&mut self) {
         let log = fs::read_to_string(self.file("log")).unwrap_or_default();
         show_if_failed("MariaDB", &log);
-        self.kill();
     }
 }

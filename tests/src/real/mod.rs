@@ -12,6 +12,7 @@ pub mod mariadb;
 pub mod policy;
 pub mod postfix;
 pub mod postgres;
+pub mod process;
 pub mod samba;
 pub mod slapd;
 pub mod smtp;

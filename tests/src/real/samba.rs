@@ -3,13 +3,14 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
 use super::ca::Certificate;
 use super::ldap::wait;
-use super::{address, folder, show_if_failed, signal};
+use super::process::Process;
+use super::{address, folder, show_if_failed};
 
 /// The base of everything.
 pub const BASE: &str = "DC=ad,DC=test";
@@ -23,7 +24,7 @@ pub const PASSWORD: &str = "Passw0rd.1";
 pub struct Samba {
     folder: TempDir,
     address: String,
-    child: Option<Child>,
+    process: Process,
 }
 
 impl Samba {
@@ -33,7 +34,7 @@ impl Samba {
     pub fn start(certificate: &Certificate, users: u32) -> Self {
         let program = Path::new("/usr/sbin/samba");
         assert!(program.exists(), "samba is missing: install the Debian package samba-ad-dc");
-        let mut server = Self { folder: folder(), address: address(), child: None };
+        let mut server = Self { folder: folder(), address: address(), process: Process::default() };
         let root = server.folder.path().display().to_string();
         run(Command::new("samba-tool").args([
             "domain",
@@ -78,33 +79,30 @@ impl Samba {
     /// Starts it, also after it was killed.
     pub fn launch(&mut self) {
         let log = File::options().append(true).create(true).open(self.file("out"));
-        let child = Command::new("/usr/sbin/samba")
-            .args(["-F", "-M", "single", "--no-process-group", "-s"])
-            .arg(self.file("etc/smb.conf"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log.expect("a folder of our own"))
-            .spawn();
-        self.child = Some(child.expect("samba"));
+        self.process.start(
+            Command::new("/usr/sbin/samba")
+                .args(["-F", "-M", "single", "--no-process-group", "-s"])
+                .arg(self.file("etc/smb.conf"))
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(log.expect("a folder of our own")),
+        );
         wait(&self.url());
     }
 
     /// Ends it as a power cut would.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.process.kill();
     }
 
     /// Lets it hang.
     pub fn freeze(&self) {
-        signal("STOP", &self.process());
+        self.process.freeze();
     }
 
     /// Lets it go on.
     pub fn thaw(&self) {
-        signal("CONT", &self.process());
+        self.process.thaw();
     }
 
     /// `ldap://…`.
@@ -120,10 +118,6 @@ impl Samba {
     /// Its address.
     pub fn address(&self) -> &str {
         &self.address
-    }
-
-    fn process(&self) -> String {
-        self.child.as_ref().map(|child| child.id().to_string()).expect("a server that runs")
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -196,6 +190,5 @@ fn seed(users: u32) -> String {
 impl Drop for Samba {
     fn drop(&mut self) {
         show_if_failed("samba", &fs::read_to_string(self.file("out")).unwrap_or_default());
-        self.kill();
     }
 }

@@ -3,13 +3,14 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
 use super::ca::Certificate;
 use super::ldap::{ldapadd, wait};
-use super::{address, folder, show_if_failed, signal};
+use super::process::Process;
+use super::{address, folder, show_if_failed};
 
 /// The suffix of all entries.
 pub const SUFFIX: &str = "dc=test,dc=example";
@@ -24,7 +25,7 @@ pub struct Slapd {
     folder: TempDir,
     address: String,
     certificate: Certificate,
-    child: Option<Child>,
+    process: Process,
 }
 
 impl Slapd {
@@ -34,7 +35,8 @@ impl Slapd {
         let program = Path::new("/usr/sbin/slapd");
         assert!(program.exists(), "slapd is missing: install the Debian package slapd");
         let certificate = certificate.clone();
-        let mut server = Self { folder: folder(), address: address(), certificate, child: None };
+        let mut server =
+            Self { folder: folder(), address: address(), certificate, process: Process::default() };
         fs::create_dir(server.file("db")).expect("a folder of our own");
         fs::write(server.file("slapd.conf"), server.configuration()).expect("a folder");
         fs::write(server.file("seed.ldif"), seed(users) + more).expect("a folder");
@@ -60,33 +62,30 @@ impl Slapd {
     /// Starts it, also after it was killed.
     pub fn launch(&mut self) {
         let log = File::options().append(true).create(true).open(self.file("log"));
-        let child = Command::new("/usr/sbin/slapd")
-            .arg("-f")
-            .arg(self.file("slapd.conf"))
-            .args(["-h", &self.urls(), "-d", "stats"])
-            .stdout(Stdio::null())
-            .stderr(log.expect("a folder of our own"))
-            .spawn();
-        self.child = Some(child.expect("slapd"));
+        self.process.start(
+            Command::new("/usr/sbin/slapd")
+                .arg("-f")
+                .arg(self.file("slapd.conf"))
+                .args(["-h", &self.urls(), "-d", "stats"])
+                .stdout(Stdio::null())
+                .stderr(log.expect("a folder of our own")),
+        );
         wait(&self.url());
     }
 
     /// Ends it as a power cut would.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.process.kill();
     }
 
     /// Lets it hang: connections are taken, and nothing is answered.
     pub fn freeze(&self) {
-        signal("STOP", &self.process());
+        self.process.freeze();
     }
 
     /// Lets it go on.
     pub fn thaw(&self) {
-        signal("CONT", &self.process());
+        self.process.thaw();
     }
 
     /// `ldap://…`.
@@ -122,10 +121,6 @@ impl Slapd {
     fn urls(&self) -> String {
         let socket = self.file("ldapi").display().to_string().replace('/', "%2F");
         format!("{}/ {}/ ldapi://{socket}/", self.url(), self.tls_url())
-    }
-
-    fn process(&self) -> String {
-        self.child.as_ref().map(|child| child.id().to_string()).expect("a server that runs")
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -200,6 +195,5 @@ fn seed(users: u32) -> String {
 impl Drop for Slapd {
     fn drop(&mut self) {
         show_if_failed("slapd", &self.log());
-        self.kill();
     }
 }

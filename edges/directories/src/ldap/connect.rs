@@ -12,8 +12,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::said;
 use super::session::{Fault, Manner, Session};
-use super::{said, tls};
+use crate::tls;
 
 /// How far an attempt has come, for those who wait in vain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

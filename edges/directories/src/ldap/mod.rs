@@ -8,7 +8,6 @@ mod query;
 mod said;
 mod server;
 mod session;
-mod tls;
 
 use std::time::{Duration, Instant};
 

@@ -235,10 +235,13 @@ impl Session {
         if self.decoder.held() > 0 || self.decoder.next_reply().is_some() {
             return Err(Failure::down("text behind the answer to STARTTLS"));
         }
-        let name = ServerName::try_from(name)
+        let server_name = ServerName::try_from(name.clone())
             .map_err(|_| Failure::down("its name is none that a certificate can have"))?;
-        let stream = tls.connect(name, self.stream).await;
-        let stream = stream.map_err(|error| Failure::down(format!("STARTTLS: {error}")))?;
+        let stream = tls.connect(server_name, self.stream).await;
+        let has_ca = settings.security.ca.is_some();
+        let stream = stream.map_err(|error| {
+            Failure::down(format!("STARTTLS: {}", crate::tls::failure(&error, &name, has_ca)))
+        })?;
         let mut session = Self {
             stream: Box::new(stream),
             decoder: Decoder::default(),

@@ -1,4 +1,4 @@
-//! TLS towards LDAP servers: whom to trust, and what to say when that fails.
+//! TLS towards servers: whom to trust, and what to say when that fails.
 
 use std::io;
 use std::sync::Arc;
@@ -7,8 +7,18 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 
-/// What a client needs to know; `ca` is a text in PEM, without it the system is asked.
-pub(super) fn client(ca: Option<&str>) -> Result<Arc<ClientConfig>, String> {
+/// What a client needs to know that verifies its server.
+pub(crate) fn client(ca: Option<&str>) -> Result<Arc<ClientConfig>, String> {
+    let roots = roots(ca)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+}
+
+/// The authorities of a text in PEM; without it those of the system.
+fn roots(ca: Option<&str>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     if let Some(pem) = ca {
         for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
@@ -28,15 +38,11 @@ pub(super) fn client(ca: Option<&str>) -> Result<Arc<ClientConfig>, String> {
             );
         }
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+    Ok(roots)
 }
 
 /// What a failed handshake means to an operator.
-pub(super) fn failure(error: &io::Error, name: &str, has_ca: bool) -> String {
+pub(crate) fn failure(error: &io::Error, name: &str, has_ca: bool) -> String {
     let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     match cause {
         Some(Error::InvalidCertificate(wrong)) => certificate(wrong, name, has_ca),

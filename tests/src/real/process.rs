@@ -1,0 +1,47 @@
+//! A server process of a test: killed, hung and let go on.
+
+use std::process::{Child, Command};
+
+use super::signal;
+
+/// A process, or nothing while the server is down. Killed when dropped.
+#[derive(Debug, Default)]
+pub struct Process(Option<Child>);
+
+impl Process {
+    /// Starts it.
+    pub fn start(&mut self, command: &mut Command) {
+        self.kill();
+        let child = command.spawn();
+        self.0 = Some(child.unwrap_or_else(|error| panic!("{command:?}: {error}")));
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Lets it hang: connections are taken, and nothing is answered.
+    pub fn freeze(&self) {
+        signal("STOP", &self.id());
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        signal("CONT", &self.id());
+    }
+
+    fn id(&self) -> String {
+        self.0.as_ref().map(|child| child.id().to_string()).expect("a server that runs")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
