@@ -64,3 +64,28 @@ fn what_is_printed_is_a_configuration_of_the_same_meaning() {
         assert_eq!(printed(&["--print", "-c", again.to_str().unwrap()]), first);
     }
 }
+
+#[test]
+fn a_password_may_come_from_the_environment_and_is_never_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[directory.people]\nkind = \"ldap\"\npreset = \"openldap\"\n\
+        servers = [\"ldaps://ldap.example.org\"]\nbase = \"dc=example,dc=org\"\n\
+        bind_dn = \"cn=reader,dc=example,dc=org\"\npassword = \"env:MPP_TEST_PASSWORD\"\n";
+    let path = folder.path().join("mpp.toml");
+    std::fs::write(&path, text).unwrap();
+    let run = |password: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mpp"));
+        command.args(["check", "--print", "--config"]).arg(&path).env_remove("MPP_TEST_PASSWORD");
+        command.envs(password.map(|password| ("MPP_TEST_PASSWORD", password)));
+        command.output().expect("mpp runs")
+    };
+    let output = run(Some("hunter2"));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    assert!(printed.contains("password = \"env:MPP_TEST_PASSWORD\""), "{printed}");
+    assert!(!printed.contains("hunter2"));
+    let output = run(None);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("mpp.toml:7:12"), "{said}");
+    assert!(said.contains("the environment has no variable `MPP_TEST_PASSWORD`"), "{said}");
+}

@@ -40,11 +40,64 @@ pub struct Recipients {
     known: HashSet<u64>,
     /// Local parts that exist in every domain.
     always: Vec<String>,
+}
+
+/// Who knows the users of a domain.
+#[derive(Clone, Debug, Default)]
+struct Chain {
+    /// The numbers of directories, in the order in which they are asked.
+    sources: Vec<u16>,
+    /// What divides a user from a detail.
     delimiters: String,
 }
 
-/// The numbers of directories, in the order in which they are asked.
-type Chain = Vec<u16>;
+impl Chain {
+    /// Adds what is not in it yet.
+    fn join(&mut self, other: &Self) {
+        for source in &other.sources {
+            if !self.sources.contains(source) {
+                self.sources.push(*source);
+            }
+        }
+        let new = other.delimiters.chars().filter(|letter| !self.delimiters.contains(*letter));
+        let new: String = new.collect();
+        self.delimiters.push_str(&new);
+    }
+
+    /// The local part, and what of it stands before a delimiter: before the first, as Postfix cuts
+    /// (`recipient_delimiter`), and before the last.
+    fn stems<'l>(&self, local: &'l str) -> [Option<&'l str>; 3] {
+        if !self.has_delimiter(local) {
+            return [Some(local), None, None];
+        }
+        let is_delimiter = |letter: char| self.delimiters.contains(letter);
+        let cut = |at: Option<usize>| at.and_then(|at| local.get(..at)).filter(|s| !s.is_empty());
+        // A name may begin with what is a delimiter elsewhere.
+        let behind_first = local.char_indices().nth(1).map_or(local.len(), |(at, _)| at);
+        let rest = local.get(behind_first..).unwrap_or_default();
+        let first = cut(rest.find(is_delimiter).map(|at| at + behind_first));
+        let last = cut(rest.rfind(is_delimiter).map(|at| at + behind_first));
+        [Some(local), first, last.filter(|last| Some(*last) != first)]
+    }
+
+    fn has_delimiter(&self, local: &str) -> bool {
+        match self.delimiters.as_bytes() {
+            [one] => local.as_bytes().contains(one),
+            _ => local.contains(|letter| self.delimiters.contains(letter)),
+        }
+    }
+
+    /// The stems of a local part, as lengths and as hashes of the addresses they make.
+    fn texts(&self, (local, domain): (&str, &str), whole: u64, ring: Keyring) -> Vec<(u16, u64)> {
+        let stems = self.stems(local).into_iter().flatten();
+        let text = |stem: &str| {
+            let is_whole = stem.len() == local.len();
+            let hash = if is_whole { whole } else { ring.text(&format!("{stem}@{domain}")) };
+            (u16::try_from(stem.len()).unwrap_or(u16::MAX), hash)
+        };
+        stems.map(text).collect()
+    }
+}
 
 /// What is known of an address, and from whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,11 +170,12 @@ impl Recipients {
         }
         let domains = table.list("domains", &[], |domain| read_domain(domain, ring));
         let names_none = domains.is_empty() && domains_from.is_empty();
+        let own_chain = Chain { sources: from, delimiters: table.text("delimiter", "+") };
         for (is_below, domain) in domains {
             let place = if is_below { &mut self.below } else { &mut self.domains };
-            extend(place.entry(domain).or_default(), &from);
+            place.entry(domain).or_default().join(&own_chain);
         }
-        self.asked.extend(domains_from.into_iter().map(|source| (source, from.clone())));
+        self.asked.extend(domains_from.into_iter().map(|source| (source, own_chain.clone())));
         let own = self.add_addresses(table, ring);
         let knows_users =
             ["file", "addresses", "from"].into_iter().any(|name| table.value(name).is_some());
@@ -132,10 +186,9 @@ impl Recipients {
         }
         if names_none {
             for domain in own {
-                extend(self.domains.entry(domain).or_default(), &from);
+                self.domains.entry(domain).or_default().join(&own_chain);
             }
         }
-        self.delimiters.push_str(&table.text("delimiter", "+"));
         let is_local = |text: &str| {
             if text.contains('@') {
                 return Err("expected a local part, such as \"hostmaster\"".to_owned());
@@ -185,7 +238,7 @@ impl Recipients {
         own
     }
 
-    fn read_sources(&self, table: &mut Reader<'_>, name: &'static str) -> Chain {
+    fn read_sources(&self, table: &mut Reader<'_>, name: &'static str) -> Vec<u16> {
         let names = || self.sources.iter().map(|source| &*source.name);
         table.list(name, &[], |text| {
             let place = names().position(|known| known == text);
@@ -316,22 +369,22 @@ impl Recipients {
         if local.is_empty() || local.len() > LOCAL_BYTES_MAX {
             return of_list(Standing::Unknown);
         }
-        if let ([source], false) = (chain.as_slice(), self.has_delimiter(local)) {
+        if let ([source], false) = (chain.sources.as_slice(), chain.has_delimiter(local)) {
             // Nearly always: nothing is to be put aside.
             let stem = u16::try_from(local.len()).unwrap_or(u16::MAX);
             let look_up = self.recipient_look_up(*source, (stem, keys.recipient), ring);
             return Ok(Prepared::One(candidate(look_up, round)?));
         }
-        let texts = self.texts(local, domain, keys.recipient, ring);
+        let texts = chain.texts((local, domain), keys.recipient, ring);
         if texts.iter().any(|(_, hash)| self.known.contains(hash)) {
             return of_list(Standing::Known);
         }
-        if chain.is_empty() {
+        if chain.sources.is_empty() {
             return of_list(Standing::Unknown);
         }
         let mut candidates = Vec::new();
         let mut is_open = false;
-        for look_up in self.of_chain(chain, &texts, ring) {
+        for look_up in self.of_chain(&chain.sources, &texts, ring) {
             match candidate(look_up, round) {
                 Ok(candidate) => candidates.push(candidate),
                 Err(Pause::Unanswered) => is_open = true,
@@ -339,17 +392,6 @@ impl Recipients {
             }
         }
         if is_open { Err(Pause::Unanswered) } else { Ok(Prepared::Open(candidates)) }
-    }
-
-    /// The stems of a local part, as lengths and as hashes of the addresses they make.
-    fn texts(&self, local: &str, domain: &str, whole: u64, ring: Keyring) -> Vec<(u16, u64)> {
-        let stems = self.stems(local).into_iter().flatten();
-        let text = |stem: &str| {
-            let is_whole = stem.len() == local.len();
-            let hash = if is_whole { whole } else { ring.text(&format!("{stem}@{domain}")) };
-            (u16::try_from(stem.len()).unwrap_or(u16::MAX), hash)
-        };
-        stems.map(text).collect()
     }
 
     /// What a chain of directories is asked about a recipient.
@@ -378,14 +420,16 @@ impl Recipients {
     /// Everything that directories may be asked about a recipient, for people who want to see or
     /// forget what is kept of it.
     pub fn look_ups(&self, facts: &Facts<'_>, ring: Keyring) -> Vec<LookUp> {
-        let (local, domain) = address::split(facts.recipient);
-        let texts = self.texts(local, domain, facts.keys.recipient, ring);
+        let parts = address::split(facts.recipient);
+        let of = |chain: &Chain| -> Vec<LookUp> {
+            let texts = chain.texts(parts, facts.keys.recipient, ring);
+            self.of_chain(&chain.sources, &texts, ring).collect()
+        };
         if let Some(chain) = self.chain_of(facts, ring) {
-            return self.of_chain(chain, &texts, ring).collect();
+            return of(chain);
         }
         let asked = self.asked.iter().flat_map(|(source, chain)| {
-            std::iter::once(self.domain_look_up(*source, domain, ring))
-                .chain(self.of_chain(chain, &texts, ring))
+            std::iter::once(self.domain_look_up(*source, parts.1, ring)).chain(of(chain))
         });
         let mut all: Vec<LookUp> = asked.collect();
         all.sort_unstable();
@@ -459,29 +503,6 @@ impl Recipients {
     fn origin(&self, number: u16, age_ms: Option<u64>) -> Origin {
         Origin { source: self.source(number).map(|source| Arc::clone(&source.name)), age_ms }
     }
-
-    fn has_delimiter(&self, local: &str) -> bool {
-        match self.delimiters.as_bytes() {
-            [one] => local.as_bytes().contains(one),
-            _ => local.contains(|letter| self.delimiters.contains(letter)),
-        }
-    }
-
-    /// The local part, and what of it stands before a delimiter: before the first, as Postfix cuts
-    /// (`recipient_delimiter`), and before the last.
-    fn stems<'l>(&self, local: &'l str) -> [Option<&'l str>; 3] {
-        let is_delimiter = |letter: char| self.delimiters.contains(letter);
-        if !self.has_delimiter(local) {
-            return [Some(local), None, None];
-        }
-        let cut = |at: Option<usize>| at.and_then(|at| local.get(..at)).filter(|s| !s.is_empty());
-        // A name may begin with what is a delimiter elsewhere.
-        let behind_first = local.char_indices().nth(1).map_or(local.len(), |(at, _)| at);
-        let rest = local.get(behind_first..).unwrap_or_default();
-        let first = cut(rest.find(is_delimiter).map(|at| at + behind_first));
-        let last = cut(rest.rfind(is_delimiter).map(|at| at + behind_first));
-        [Some(local), first, last.filter(|last| Some(*last) != first)]
-    }
 }
 
 fn candidate(look_up: LookUp, round: &mut Round<'_>) -> Result<Candidate, Pause> {
@@ -496,15 +517,6 @@ fn read_domain(domain: &str, ring: Keyring) -> Result<(bool, u64), String> {
         return Err(format!("`{domain}` is not a domain"));
     }
     Ok((domain.starts_with('.'), ring.text(name)))
-}
-
-/// Adds to a chain what is not in it yet.
-fn extend(chain: &mut Chain, more: &[u16]) {
-    for source in more {
-        if !chain.contains(source) {
-            chain.push(*source);
-        }
-    }
 }
 
 /// The first word of a line; a quoted local part may hold spaces.
