@@ -16,7 +16,8 @@ pub(crate) struct Reloader {
     lists: Mutex<Lists>,
     /// The stamps of the list files at the last look.
     seen: Mutex<Vec<Stamp>>,
-    listeners: Vec<String>,
+    /// Where the policy service and the milter are.
+    listeners: [Vec<String>; 2],
     state: PathBuf,
 }
 
@@ -25,7 +26,7 @@ impl Reloader {
         hub: Arc<Hub>,
         config: Option<&Path>,
         lists: Lists,
-        (listeners, state): (Vec<String>, PathBuf),
+        (listeners, state): ([Vec<String>; 2], PathBuf),
     ) -> Self {
         let config = config.map(Path::to_owned);
         Self { hub, config, lists: Mutex::new(lists), seen: Mutex::default(), listeners, state }
@@ -81,7 +82,8 @@ impl Control for Reloader {
             "version": env!("CARGO_PKG_VERSION"),
             "configuration": self.config.as_ref().map_or("defaults".into(), |path| path.display().to_string()),
             "state": self.state.display().to_string(),
-            "policy_service": self.listeners,
+            "policy_service": self.listeners[0],
+            "milter": self.listeners[1],
         })
     }
 }

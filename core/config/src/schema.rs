@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mpp_engine::facts::Stage;
 use mpp_engine::identity::Keyring;
 use mpp_engine::network::{self, NetworkSet};
 use mpp_engine::policy::Policies;
@@ -52,6 +53,10 @@ pub struct Server {
 pub struct Listen {
     /// Where the policy service answers: `ADDRESS:PORT` or `unix:PATH`.
     pub policy: Vec<String>,
+    /// Where mail servers find the milter; nowhere by default.
+    pub milter: Vec<String>,
+    /// The stages at which the milter asks something.
+    pub milter_stages: Vec<Stage>,
     /// Where commands reach the daemon, `unix:PATH`; empty: in the state directory.
     pub admin: String,
     /// How many connections may be open at once.
@@ -93,7 +98,7 @@ fn read_server(table: &mut Reader<'_>) -> Server {
 }
 
 fn read_listen(table: &mut Reader<'_>) -> Listen {
-    let address = |text: &str| {
+    let address = |text: &str| -> Result<String, String> {
         let is_unix = text.strip_prefix("unix:").is_some_and(|path| !path.is_empty());
         if is_unix || text.parse::<std::net::SocketAddr>().is_ok() {
             Ok(text.to_owned())
@@ -103,12 +108,26 @@ fn read_listen(table: &mut Reader<'_>) -> Listen {
     };
     let listen = Listen {
         policy: table.list("policy", &["127.0.0.1:10040"], address),
+        milter: table.list("milter", &[], address),
+        milter_stages: table.list("milter_stages", &["RCPT", "END-OF-MESSAGE"], stage),
         admin: table.text("admin", ""),
         connections_max: usize::try_from(table.count("connections", 50_000, (1, 1_000_000)))
             .unwrap_or(50_000),
     };
     table.finish();
     listen
+}
+
+fn stage(text: &str) -> Result<Stage, String> {
+    const ASKED: [Stage; 6] =
+        [Stage::Connect, Stage::Helo, Stage::Mail, Stage::Rcpt, Stage::Data, Stage::EndOfMessage];
+    let of = |stage: &Stage| {
+        Stage::ALL.iter().find(|(known, _)| known == stage).map_or("", |(_, name)| *name)
+    };
+    ASKED.iter().find(|stage| of(stage).eq_ignore_ascii_case(text)).copied().ok_or_else(|| {
+        let known: Vec<&str> = ASKED.iter().map(of).collect();
+        format!("`{text}` is none of {}", known.join(", "))
+    })
 }
 
 fn read_networks(table: &mut Reader<'_>, seed: u64) -> (Networks, Keyring) {

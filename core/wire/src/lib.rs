@@ -10,5 +10,6 @@
 //! ```
 
 pub mod ldap;
+pub mod milter;
 pub mod policy;
 pub mod smtp;

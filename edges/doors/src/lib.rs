@@ -1,6 +1,7 @@
 //! Doors: bytes to facts, decision to bytes.
 
 pub mod listen;
+pub mod milter;
 pub mod policy;
 
 /// Says something to the operator, on standard error.

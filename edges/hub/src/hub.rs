@@ -376,6 +376,13 @@ impl Hub {
         give_back(&back, &mut case.effects);
     }
 
+    /// Notes that whoever asks in this context asks at the end of a message too, so that what an
+    /// abandoned one reserved is given back. Others are found out when they do.
+    pub fn asks_at_end(&self, context: &str) {
+        let context = self.live.load().configuration.ring.text(context);
+        self.transactions().asks_at_end(context);
+    }
+
     /// What [`Hub::leave`] calls the transaction of that `instance`; 0 without one.
     pub fn transaction(&self, instance: &str) -> u64 {
         self.live.load().configuration.ring.text(instance)

@@ -16,6 +16,7 @@ use mpp_engine::network;
 use mpp_engine::question::IdentityKind;
 use mpp_settings::diagnostic::Severity;
 use mpp_wire::ldap;
+use mpp_wire::milter;
 use mpp_wire::policy::{Decoder, Malformed, REQUEST_BYTES_MAX, Request};
 
 pub use smtp::smtp;
@@ -56,6 +57,27 @@ pub fn policy(bytes: &[u8]) {
     if malformed.is_none() {
         assert_eq!(held, rest.len(), "bytes were lost or made up");
     }
+}
+
+/// A mail server's packets are the same however they are cut, and never more is held than one.
+pub fn milter(bytes: &[u8]) {
+    let read = |size: usize| {
+        let mut decoder = milter::Decoder::default();
+        let mut seen = Vec::new();
+        for piece in bytes.chunks(size) {
+            decoder.feed(piece);
+            loop {
+                match decoder.next_event() {
+                    Ok(Some(event)) => seen.push(format!("{event:?}")),
+                    Ok(None) => break,
+                    Err(malformed) => return (seen, Some(malformed)),
+                }
+            }
+            assert!(decoder.held() <= milter::PACKET_BYTES_MAX + size, "an unbounded buffer");
+        }
+        (seen, None)
+    };
+    assert_eq!(read(bytes.len().max(1)), read(5), "it matters how it is cut");
 }
 
 /// What an LDAP server sends reads the same however it is cut, and is never held without bound.

@@ -125,3 +125,8 @@ fn store() {
 fn smtp() {
     run("smtp", mpp_fuzz_bodies::smtp);
 }
+
+#[test]
+fn milter() {
+    run("milter", mpp_fuzz_bodies::milter);
+}

@@ -9,19 +9,38 @@ use crate::{load, print};
 
 /// Print the main.cf lines for a configuration.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  mpp postfix\n  mpp postfix --config /etc/mpp/mpp.toml")]
+#[command(after_help = "Examples:\n  mpp postfix\n  \
+    mpp postfix --config /etc/mpp/mpp.toml --mode milter")]
 pub(crate) struct Postfix {
     /// The configuration; without one, the defaults
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// How Postfix is to ask
+    #[arg(long, value_enum, default_value = "policy")]
+    mode: Mode,
+}
+
+/// How Postfix asks.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Mode {
+    /// The policy service, at RCPT and at the end of the message
+    Policy,
+    /// The milter
+    Milter,
 }
 
 impl Postfix {
     pub(crate) fn run(&self) -> Result<(), Failure> {
         let loaded = load::load(self.config.as_deref(), 0).map_err(Failure)?;
-        let listeners = &loaded.configuration.listen.policy;
-        let first = listeners.first().ok_or("error: `listen.policy` is empty")?;
-        print::out(&lines(first));
+        let listen = &loaded.configuration.listen;
+        print::out(&match self.mode {
+            Mode::Policy => lines(listen.policy.first().ok_or("error: `listen.policy` is empty")?),
+            Mode::Milter => {
+                milter_lines(listen.milter.first().ok_or(
+                    "error: `listen.milter` is empty\nhelp: milter = [\"127.0.0.1:10041\"]",
+                )?)
+            }
+        });
         Ok(())
     }
 }
@@ -46,6 +65,23 @@ pub(crate) fn short_lines(address: &str) -> String {
          check_policy_service {{ {service}, timeout=10s, default_action=DUNNO }}\n\
          smtpd_end_of_data_restrictions = \
          check_policy_service {{ {service}, timeout=10s, default_action=DUNNO }}"
+    )
+}
+
+fn milter_lines(address: &str) -> String {
+    let service = service(address);
+    format!(
+        "# main.cf: let mpp see every connection and message as a milter, beside others if need be.
+#
+# Milters are asked about recipients that Postfix itself would take; keep relay access refused. Mail
+# from your own networks and authenticated users is asked about too. `default_action=accept` lets
+# mail pass while mpp is down or restarted.
+smtpd_relay_restrictions =
+    permit_mynetworks,
+    permit_sasl_authenticated,
+    reject_unauth_destination
+smtpd_milters = {{ {service}, connect_timeout=10s, command_timeout=10s, default_action=accept }}
+milter_protocol = 6"
     )
 }
 

@@ -9,7 +9,9 @@ use std::time::Duration;
 use clap::Args;
 use mpp_admin::Control as _;
 use mpp_doors::listen::{Connection, Listener, Place, Places, bind_unix};
+use mpp_doors::milter;
 use mpp_doors::policy::Door;
+use mpp_engine::facts::Stage;
 use mpp_hub::Hub;
 use mpp_hub::clock::RealClock;
 use mpp_hub::store::{Health, Store as _};
@@ -71,14 +73,39 @@ impl Serve {
         let loaded = load::load(config, store.seed()).map_err(Failure)?;
         let wanted =
             if self.listen.is_empty() { &loaded.configuration.listen.policy } else { &self.listen };
-        let doors = wanted
-            .iter()
-            .map(|address| Listener::bind(address))
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(|error| Failure(format!("error: cannot listen on {error}")))?;
+        let doors = Doors {
+            policy: bind(wanted)?,
+            milter: bind(&loaded.configuration.listen.milter)?,
+            stages: loaded.configuration.listen.milter_stages.clone().into(),
+        };
         let admin = place::admin_socket(&loaded.configuration.listen.admin, &state);
         let node = Node::new(loaded, &state, config, (store, &doors))?;
         node.run(doors, &admin)
+    }
+}
+
+fn bind(addresses: &[String]) -> Result<Vec<Listener>, Failure> {
+    let bound = addresses.iter().map(|address| Listener::bind(address));
+    let bound = bound.collect::<io::Result<Vec<_>>>();
+    bound.map_err(|error| Failure(format!("error: cannot listen on {error}")))
+}
+
+/// The sockets of all doors.
+struct Doors {
+    policy: Vec<Listener>,
+    milter: Vec<Listener>,
+    /// The stages at which the milter asks.
+    stages: Arc<[Stage]>,
+}
+
+impl Doors {
+    /// Other handles of the same sockets.
+    fn copy(&self) -> io::Result<Self> {
+        let copy = |list: &[Listener]| -> io::Result<Vec<Listener>> {
+            list.iter().map(Listener::copy).collect()
+        };
+        let (policy, milter) = (copy(&self.policy)?, copy(&self.milter)?);
+        Ok(Self { policy, milter, stages: Arc::clone(&self.stages) })
     }
 }
 
@@ -96,7 +123,7 @@ impl Node {
         loaded: Loaded,
         state: &Path,
         config: Option<&Path>,
-        (store, doors): (Arc<embedded::EmbeddedStore>, &[Listener]),
+        (store, doors): (Arc<embedded::EmbeddedStore>, &Doors),
     ) -> Result<Self, Failure> {
         let workers = loaded.configuration.server.workers;
         let places = Places::new(loaded.configuration.listen.connections_max);
@@ -105,20 +132,28 @@ impl Node {
             mpp_hub::say(&loaded.warnings);
         }
         let hub = Arc::new(wiring::hub(state, store, Arc::new(RealClock), loaded)?);
-        let addresses: Vec<String> = doors.iter().map(Listener::address).collect();
+        let addresses: Vec<String> = doors.policy.iter().map(Listener::address).collect();
         for address in &addresses {
             mpp_hub::say(&format!("policy service on {address}"));
+        }
+        let milters: Vec<String> = doors.milter.iter().map(Listener::address).collect();
+        for address in &milters {
+            mpp_hub::say(&format!("milter on {address}"));
         }
         mpp_hub::say(&format!("state in {}", state.display()));
         if let Some(first) = addresses.first() {
             mpp_hub::say(&format!("for main.cf:\n{}", postfix::short_lines(first)));
         }
-        let reloader =
-            Reloader::new(Arc::clone(&hub), config, lists, (addresses, state.to_owned()));
+        let reloader = Reloader::new(
+            Arc::clone(&hub),
+            config,
+            lists,
+            ([addresses, milters], state.to_owned()),
+        );
         Ok(Self { hub, reloader: Arc::new(reloader), state: state.to_owned(), workers, places })
     }
 
-    fn run(&self, doors: Vec<Listener>, admin: &Path) -> Result<(), Failure> {
+    fn run(&self, doors: Doors, admin: &Path) -> Result<(), Failure> {
         let Listener::Unix(admin_listener, admin_file) =
             bind_unix(admin, 0o600).map_err(|error| {
                 Failure(format!("error: admin socket {}: {error}", admin.display()))
@@ -127,7 +162,7 @@ impl Node {
             return Err(Failure("error: the admin socket is a unix socket".into()));
         };
         for number in 0..self.workers {
-            let doors = doors.iter().map(Listener::copy).collect::<io::Result<Vec<_>>>()?;
+            let doors = doors.copy()?;
             let (hub, places) = (Arc::clone(&self.hub), Arc::clone(&self.places));
             std::thread::Builder::new()
                 .name(format!("doors-{number}"))
@@ -209,7 +244,7 @@ struct Seen {
 }
 
 /// One worker thread: it takes connections and answers on them.
-fn work(doors: Vec<Listener>, hub: &Arc<Hub>, places: &Arc<Places>) {
+fn work(doors: Doors, hub: &Arc<Hub>, places: &Arc<Places>) {
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .event_interval(EVENT_INTERVAL)
         .enable_all()
@@ -219,8 +254,21 @@ fn work(doors: Vec<Listener>, hub: &Arc<Hub>, places: &Arc<Places>) {
         Err(error) => return mpp_hub::say(&format!("a worker cannot start: {error}")),
     };
     runtime.block_on(async {
-        for listener in doors {
+        for listener in doors.policy {
             let door = Door { hub: Arc::clone(hub), virtual_clock: None };
+            tokio::spawn(listener.accept(
+                Arc::clone(places),
+                move |io: Connection, peer, place: Place| {
+                    let door = door.clone();
+                    async move {
+                        door.serve(io, peer).await;
+                        drop(place);
+                    }
+                },
+            ));
+        }
+        for listener in doors.milter {
+            let door = milter::Door { hub: Arc::clone(hub), stages: Arc::clone(&doors.stages) };
             tokio::spawn(listener.accept(
                 Arc::clone(places),
                 move |io: Connection, peer, place: Place| {
