@@ -67,6 +67,7 @@ fn every_check_has_a_document_that_names_its_settings() {
     text.push_str("[policy.x]\nmatch = { direction = \"inbound\" }\n");
     text.push_str("[directory.ldap]\nkind = \"ldap\"\n[directory.sql]\nkind = \"sql\"\n");
     text.push_str("[directory.smtp]\nkind = \"smtp\"\n");
+    text.push_str("[proxy.x]\nlisten = [\"127.0.0.1:1\"]\nnext_hop = [\"127.0.0.1:2\"]\n");
     let read = mpp_config::compile("x", &text, &BTreeMap::new(), 1);
     assert!(read.effective.len() > 60);
     for (setting, _) in read.effective {
@@ -80,6 +81,7 @@ fn every_check_has_a_document_that_names_its_settings() {
             ["directory", kind] if !SHARED.contains(&name) => {
                 format!("docs/directories/{kind}.md")
             }
+            ["proxy", ..] => "docs/mail-path.md".into(),
             ["recipients" | "directory", ..] => "docs/recipients.md".into(),
             _ => "docs/configuration.md".into(),
         };

@@ -16,8 +16,8 @@ pub(crate) struct Reloader {
     lists: Mutex<Lists>,
     /// The stamps of the list files at the last look.
     seen: Mutex<Vec<Stamp>>,
-    /// Where the policy service and the milter are.
-    listeners: [Vec<String>; 2],
+    /// Where policy service, milter and proxies are.
+    listeners: [Vec<String>; 3],
     state: PathBuf,
 }
 
@@ -26,7 +26,7 @@ impl Reloader {
         hub: Arc<Hub>,
         config: Option<&Path>,
         lists: Lists,
-        (listeners, state): ([Vec<String>; 2], PathBuf),
+        (listeners, state): ([Vec<String>; 3], PathBuf),
     ) -> Self {
         let config = config.map(Path::to_owned);
         Self { hub, config, lists: Mutex::new(lists), seen: Mutex::default(), listeners, state }
@@ -63,15 +63,16 @@ impl Control for Reloader {
         };
         *lists = loaded.lists;
         let old = self.hub.live();
-        let changed_at_start = old.configuration.server != loaded.configuration.server
-            || old.configuration.listen != loaded.configuration.listen;
+        let (now, then) = (&loaded.configuration, &old.configuration);
+        let changed_at_start =
+            then.server != now.server || then.listen != now.listen || then.proxies != now.proxies;
         let policies = loaded.configuration.policies.count();
         drop(old);
         drop(self.hub.replace(loaded.configuration));
         let mut text =
             format!("configuration {} taken, {policies} policies", self.hub.live().generation);
         if changed_at_start {
-            text.push_str("; [server] and [listen] hold from the next start");
+            text.push_str("; [server], [listen] and [proxy] hold from the next start");
         }
         mpp_hub::say(&text);
         Ok(format!("{}{text}", loaded.warnings))
@@ -84,6 +85,7 @@ impl Control for Reloader {
             "state": self.state.display().to_string(),
             "policy_service": self.listeners[0],
             "milter": self.listeners[1],
+            "proxy": self.listeners[2],
         })
     }
 }

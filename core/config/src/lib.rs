@@ -11,6 +11,7 @@
 pub mod directory;
 mod overlap;
 mod policies;
+pub mod proxy;
 mod schema;
 
 use std::collections::BTreeMap;

@@ -11,6 +11,7 @@ use mpp_settings::{Reader, Session, Table};
 
 use crate::directory::{self, Directory};
 use crate::policies;
+use crate::proxy::{self, Proxy};
 
 /// All settings.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Configuration {
     pub server: Server,
     /// `[listen]`.
     pub listen: Listen,
+    /// `[proxy.*]`.
+    pub proxies: Vec<Proxy>,
     /// `[networks]`.
     pub networks: Networks,
     /// `[directory.*]`, in the order of their names; look-ups name them by number.
@@ -77,12 +80,23 @@ pub(crate) fn read(root: &Table, session: &Session, seed: u64) -> Configuration 
     let mut root = session.reader("", vec![root]);
     let server = read_server(&mut root.table("server"));
     let listen = read_listen(&mut root.table("listen"));
+    let proxies = proxy::read(&mut root, session);
     let (networks, ring) = read_networks(&mut root.table("networks"), seed);
     let directories = directory::read(&mut root, session, ring);
     let read = policies::read(&mut root, session, ring, &directories);
     let policies::Read { policies, recipients, groups } = read;
     root.finish();
-    Configuration { server, listen, networks, directories, groups, recipients, policies, ring }
+    Configuration {
+        server,
+        listen,
+        proxies,
+        networks,
+        directories,
+        groups,
+        recipients,
+        policies,
+        ring,
+    }
 }
 
 fn read_server(table: &mut Reader<'_>) -> Server {
@@ -98,14 +112,6 @@ fn read_server(table: &mut Reader<'_>) -> Server {
 }
 
 fn read_listen(table: &mut Reader<'_>) -> Listen {
-    let address = |text: &str| -> Result<String, String> {
-        let is_unix = text.strip_prefix("unix:").is_some_and(|path| !path.is_empty());
-        if is_unix || text.parse::<std::net::SocketAddr>().is_ok() {
-            Ok(text.to_owned())
-        } else {
-            Err("expected ADDRESS:PORT, such as \"127.0.0.1:10040\", or \"unix:PATH\"".to_owned())
-        }
-    };
     let listen = Listen {
         policy: table.list("policy", &["127.0.0.1:10040"], address),
         milter: table.list("milter", &[], address),
@@ -116,6 +122,16 @@ fn read_listen(table: &mut Reader<'_>) -> Listen {
     };
     table.finish();
     listen
+}
+
+/// Where a door answers.
+pub(crate) fn address(text: &str) -> Result<String, String> {
+    let is_unix = text.strip_prefix("unix:").is_some_and(|path| !path.is_empty());
+    if is_unix || text.parse::<std::net::SocketAddr>().is_ok() {
+        Ok(text.to_owned())
+    } else {
+        Err("expected ADDRESS:PORT, such as \"127.0.0.1:10040\", or \"unix:PATH\"".to_owned())
+    }
 }
 
 fn stage(text: &str) -> Result<Stage, String> {

@@ -13,3 +13,4 @@ pub mod ldap;
 pub mod milter;
 pub mod policy;
 pub mod smtp;
+pub mod smtp_server;

@@ -2,7 +2,9 @@
 
 pub mod listen;
 pub mod milter;
+mod next_hop;
 pub mod policy;
+pub mod proxy;
 
 /// Says something to the operator, on standard error.
 pub(crate) fn warn(text: &str) {

@@ -18,6 +18,7 @@ use mpp_settings::diagnostic::Severity;
 use mpp_wire::ldap;
 use mpp_wire::milter;
 use mpp_wire::policy::{Decoder, Malformed, REQUEST_BYTES_MAX, Request};
+use mpp_wire::smtp_server;
 
 pub use smtp::smtp;
 pub use store::store;
@@ -57,6 +58,51 @@ pub fn policy(bytes: &[u8]) {
     if malformed.is_none() {
         assert_eq!(held, rest.len(), "bytes were lost or made up");
     }
+}
+
+/// Commands up to DATA, then text: every byte is handed out or held, nothing that is passed on can be
+/// taken for an end of the message by anybody, and pieces make no difference.
+pub fn smtp_server(bytes: &[u8]) {
+    use smtp_server::{Command, Decoder, Text};
+    let read = |size: usize| {
+        let (mut decoder, mut is_text) = (Decoder::default(), false);
+        let (mut seen, mut text) = (Vec::new(), Vec::new());
+        for piece in bytes.chunks(size) {
+            decoder.feed(piece);
+            loop {
+                if is_text {
+                    match decoder.text(&mut text) {
+                        Text::More => break,
+                        Text::End => is_text = false,
+                        Text::BareLineEnd => return (seen, text, true),
+                    }
+                    continue;
+                }
+                match decoder.next_command() {
+                    Ok(Some(command)) => {
+                        is_text = command == Command::Data;
+                        seen.push(format!("{command:?}"));
+                        if is_text {
+                            // Messages are apart.
+                            text.extend_from_slice(b"\r\n--\r\n");
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(fault) => {
+                        seen.push(fault.to_string());
+                        return (seen, text, true);
+                    }
+                }
+            }
+            let most = smtp_server::COMMAND_BYTES_MAX + 2 + size;
+            assert!(decoder.held() <= most, "an unbounded buffer");
+        }
+        (seen, text, false)
+    };
+    let whole = read(bytes.len().max(1));
+    assert_eq!(whole, read(3), "it matters how it is cut");
+    let text = String::from_utf8_lossy(&whole.1).replace("\r\n", "");
+    assert!(!text.contains(['\r', '\n']), "a bare line end was passed on");
 }
 
 /// A mail server's packets are the same however they are cut, and never more is held than one.

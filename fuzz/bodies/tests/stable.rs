@@ -130,3 +130,8 @@ fn smtp() {
 fn milter() {
     run("milter", mpp_fuzz_bodies::milter);
 }
+
+#[test]
+fn smtp_server() {
+    run("smtp_server", mpp_fuzz_bodies::smtp_server);
+}

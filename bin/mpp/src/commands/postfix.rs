@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use mpp_config::proxy::Proxy;
 
 use super::Failure;
 use crate::{load, print};
@@ -10,7 +11,8 @@ use crate::{load, print};
 /// Print the main.cf lines for a configuration.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  mpp postfix\n  \
-    mpp postfix --config /etc/mpp/mpp.toml --mode milter")]
+    mpp postfix --config /etc/mpp/mpp.toml --mode milter\n  \
+    mpp postfix --config /etc/mpp/mpp.toml --mode before-queue")]
 pub(crate) struct Postfix {
     /// The configuration; without one, the defaults
     #[arg(long, short, value_name = "FILE")]
@@ -27,14 +29,26 @@ enum Mode {
     Policy,
     /// The milter
     Milter,
+    /// A proxy before the queue
+    BeforeQueue,
+    /// A proxy after the queue
+    AfterQueue,
 }
 
 impl Postfix {
     pub(crate) fn run(&self) -> Result<(), Failure> {
         let loaded = load::load(self.config.as_deref(), 0).map_err(Failure)?;
         let listen = &loaded.configuration.listen;
+        let proxy = || {
+            loaded.configuration.proxies.first().ok_or(
+                "error: there is no proxy\nhelp: [proxy.filter] listen = [\"127.0.0.1:10025\"] \
+                 next_hop = [\"127.0.0.1:10026\"]",
+            )
+        };
         print::out(&match self.mode {
             Mode::Policy => lines(listen.policy.first().ok_or("error: `listen.policy` is empty")?),
+            Mode::BeforeQueue => before_queue_lines(proxy()?),
+            Mode::AfterQueue => after_queue_lines(proxy()?),
             Mode::Milter => {
                 milter_lines(listen.milter.first().ok_or(
                     "error: `listen.milter` is empty\nhelp: milter = [\"127.0.0.1:10041\"]",
@@ -82,6 +96,58 @@ smtpd_relay_restrictions =
     reject_unauth_destination
 smtpd_milters = {{ {service}, connect_timeout=10s, command_timeout=10s, default_action=accept }}
 milter_protocol = 6"
+    )
+}
+
+/// Where a proxy listens and where it goes on to, as Postfix writes them.
+fn ends(proxy: &Proxy) -> (String, String) {
+    let listen = proxy.listen.first().map_or("", String::as_str);
+    let next_hop = proxy.next_hops.first().map_or("", String::as_str);
+    (listen.to_owned(), next_hop.to_owned())
+}
+
+fn before_queue_lines(proxy: &Proxy) -> String {
+    let (listen, next_hop) = ends(proxy);
+    format!(
+        "# master.cf: every message goes through mpp before Postfix takes it. HOLD, DISCARD and FILTER of
+# access tables have no effect here (postconf(5), smtpd_proxy_filter).
+smtp inet n - y - 20 smtpd
+    -o smtpd_proxy_filter={listen}
+    -o smtpd_proxy_options=speed_adjust
+# and comes back here
+{next_hop} inet n - y - - smtpd
+    -o smtpd_proxy_filter=
+    -o smtpd_authorized_xforward_hosts=127.0.0.0/8
+    -o smtpd_client_restrictions=
+    -o smtpd_helo_restrictions=
+    -o smtpd_sender_restrictions=
+    -o smtpd_recipient_restrictions=
+    -o smtpd_relay_restrictions=permit_mynetworks,reject
+    -o mynetworks=127.0.0.0/8
+    -o receive_override_options=no_unknown_recipient_checks"
+    )
+}
+
+fn after_queue_lines(proxy: &Proxy) -> String {
+    let (listen, next_hop) = ends(proxy);
+    let (host, port) = listen.rsplit_once(':').unwrap_or((&listen, "25"));
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    format!(
+        "# main.cf: every message that is in the queue goes through mpp. What mpp refuses now, Postfix has
+# to send back: prefer a way before the queue for mail from strangers.
+content_filter = mpp:[{host}]:{port}
+# master.cf
+mpp unix - - y - 10 smtp
+    -o smtp_send_xforward_command=yes
+    -o disable_mime_output_conversion=yes
+# and comes back here
+{next_hop} inet n - y - - smtpd
+    -o content_filter=
+    -o smtpd_authorized_xforward_hosts=127.0.0.0/8
+    -o smtpd_recipient_restrictions=
+    -o smtpd_relay_restrictions=permit_mynetworks,reject
+    -o mynetworks=127.0.0.0/8
+    -o receive_override_options=no_header_body_checks,no_unknown_recipient_checks"
     )
 }
 

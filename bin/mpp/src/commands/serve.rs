@@ -1,6 +1,7 @@
 //! `mpp serve`: the daemon.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,9 +9,10 @@ use std::time::Duration;
 
 use clap::Args;
 use mpp_admin::Control as _;
+use mpp_config::proxy::Proxy;
 use mpp_doors::listen::{Connection, Listener, Place, Places, bind_unix};
-use mpp_doors::milter;
 use mpp_doors::policy::Door;
+use mpp_doors::{milter, proxy};
 use mpp_engine::facts::Stage;
 use mpp_hub::Hub;
 use mpp_hub::clock::RealClock;
@@ -77,6 +79,7 @@ impl Serve {
             policy: bind(wanted)?,
             milter: bind(&loaded.configuration.listen.milter)?,
             stages: loaded.configuration.listen.milter_stages.clone().into(),
+            proxies: bind_proxies(&loaded.configuration.proxies)?,
         };
         let admin = place::admin_socket(&loaded.configuration.listen.admin, &state);
         let node = Node::new(loaded, &state, config, (store, &doors))?;
@@ -90,8 +93,18 @@ fn bind(addresses: &[String]) -> Result<Vec<Listener>, Failure> {
     bound.map_err(|error| Failure(format!("error: cannot listen on {error}")))
 }
 
+fn bind_proxies(proxies: &[Proxy]) -> Result<Vec<(Listener, Arc<Proxy>)>, Failure> {
+    let mut bound = Vec::new();
+    for proxy in proxies {
+        let settings = Arc::new(proxy.clone());
+        bound.extend(bind(&proxy.listen)?.into_iter().map(|it| (it, Arc::clone(&settings))));
+    }
+    Ok(bound)
+}
+
 /// The sockets of all doors.
 struct Doors {
+    proxies: Vec<(Listener, Arc<Proxy>)>,
     policy: Vec<Listener>,
     milter: Vec<Listener>,
     /// The stages at which the milter asks.
@@ -105,7 +118,9 @@ impl Doors {
             list.iter().map(Listener::copy).collect()
         };
         let (policy, milter) = (copy(&self.policy)?, copy(&self.milter)?);
-        Ok(Self { policy, milter, stages: Arc::clone(&self.stages) })
+        let proxies = self.proxies.iter().map(|(it, proxy)| Ok((it.copy()?, Arc::clone(proxy))));
+        let proxies = proxies.collect::<io::Result<Vec<_>>>()?;
+        Ok(Self { policy, milter, stages: Arc::clone(&self.stages), proxies })
     }
 }
 
@@ -140,6 +155,10 @@ impl Node {
         for address in &milters {
             mpp_hub::say(&format!("milter on {address}"));
         }
+        let proxies: Vec<String> = doors.proxies.iter().map(|(it, _)| it.address()).collect();
+        for address in &proxies {
+            mpp_hub::say(&format!("proxy on {address}"));
+        }
         mpp_hub::say(&format!("state in {}", state.display()));
         if let Some(first) = addresses.first() {
             mpp_hub::say(&format!("for main.cf:\n{}", postfix::short_lines(first)));
@@ -148,7 +167,7 @@ impl Node {
             Arc::clone(&hub),
             config,
             lists,
-            ([addresses, milters], state.to_owned()),
+            ([addresses, milters, proxies], state.to_owned()),
         );
         Ok(Self { hub, reloader: Arc::new(reloader), state: state.to_owned(), workers, places })
     }
@@ -256,30 +275,32 @@ fn work(doors: Doors, hub: &Arc<Hub>, places: &Arc<Places>) {
     runtime.block_on(async {
         for listener in doors.policy {
             let door = Door { hub: Arc::clone(hub), virtual_clock: None };
-            tokio::spawn(listener.accept(
-                Arc::clone(places),
-                move |io: Connection, peer, place: Place| {
-                    let door = door.clone();
-                    async move {
-                        door.serve(io, peer).await;
-                        drop(place);
-                    }
-                },
-            ));
+            take(listener, places, move |io, peer| door.clone().serve(io, peer));
         }
         for listener in doors.milter {
             let door = milter::Door { hub: Arc::clone(hub), stages: Arc::clone(&doors.stages) };
-            tokio::spawn(listener.accept(
-                Arc::clone(places),
-                move |io: Connection, peer, place: Place| {
-                    let door = door.clone();
-                    async move {
-                        door.serve(io, peer).await;
-                        drop(place);
-                    }
-                },
-            ));
+            take(listener, places, move |io, peer| door.clone().serve(io, peer));
+        }
+        for (listener, proxy) in doors.proxies {
+            let door = proxy::Door { hub: Arc::clone(hub), proxy };
+            take(listener, places, move |io, peer| door.clone().serve(io, peer));
         }
         std::future::pending::<()>().await;
     });
+}
+
+/// Takes connections and serves each, as long as there are places.
+fn take<F: Future<Output = ()> + Send + 'static>(
+    listener: Listener,
+    places: &Arc<Places>,
+    serve: impl Fn(Connection, Option<IpAddr>) -> F + Send + 'static,
+) {
+    let accept = listener.accept(Arc::clone(places), move |io, peer, place: Place| {
+        let served = serve(io, peer);
+        async move {
+            served.await;
+            drop(place);
+        }
+    });
+    tokio::spawn(accept);
 }

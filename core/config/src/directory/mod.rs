@@ -131,7 +131,7 @@ fn read_one(table: &mut Reader<'_>, name: &str, ring: Keyring) -> Option<Directo
 }
 
 /// Reads `HOST:PORT`, `[2001:db8::1]:PORT`, and without a port if there is a default.
-fn host_and_port(text: &str, default: Option<u16>) -> Result<(String, u16), String> {
+pub(crate) fn host_and_port(text: &str, default: Option<u16>) -> Result<(String, u16), String> {
     const FORM: &str = "expected HOST:PORT, an IPv6 address in brackets";
     let (host, rest) = match text.strip_prefix('[').and_then(|text| text.split_once(']')) {
         Some((host, rest)) if host.parse::<std::net::Ipv6Addr>().is_ok() => (host, rest),

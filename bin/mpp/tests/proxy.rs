@@ -1,0 +1,365 @@
+//! The proxy door between real Postfix instances: before the queue (`smtpd_proxy_filter`), after it
+//! (`content_filter`), and what becomes of mail when a side dies.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "test code: what is not as expected ends the test"
+)]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mpp_tests::real::daemon::Daemon;
+use mpp_tests::real::postfix::Postfix;
+use mpp_tests::real::smtp::{Who, attempt};
+use mpp_tests::real::{address, until};
+
+const MPP: &str = env!("CARGO_BIN_EXE_mpp");
+const RULES: &str = "[recipients.main]\naddresses = [\"bob@test.example\", \"eve@test.example\"]\n\
+    [policy.default.greylist]\nmode = \"off\"\n[policy.default.recipient.harvest]\nlimit = 100000\n\
+    [policy.default.access]\ndeny.client = [\"192.0.2.13\"]\n\
+    [[policy.default.threshold]]\nname = \"mails\"\nkey = \"client\"\ncount = \"messages\"\n\
+    limit = 3\nper = \"1h\"\nthen = \"defer\"\n";
+
+/// A daemon with a proxy in front of this next hop; its address.
+fn proxy(next_hop: &str, rules: &str) -> (Daemon, String) {
+    let at = address();
+    let listen = format!("{at}:10025");
+    let text =
+        format!("[proxy.filter]\nlisten = [\"{listen}\"]\nnext_hop = [\"{next_hop}\"]\n{rules}");
+    (Daemon::start(MPP, &at, &text), listen)
+}
+
+#[test]
+fn before_the_queue_postfix_passes_what_mpp_says() {
+    let back = Postfix::start(&address(), "");
+    let (mpp, listen) = proxy(back.address(), RULES);
+    let front = Postfix::start(&address(), &format!("smtpd_proxy_filter = {listen}\n"));
+    let client = Who::at("198.51.100.7").named("mx.good.example");
+    let said = |who: Who<'_>, to: &str| {
+        let reply = attempt(front.address(), who, "a@good.example", to);
+        (reply.code, reply.text)
+    };
+    assert_eq!(said(client, "bob@test.example").0, 250);
+    back.wait_for_delivered(1);
+    let (code, text) = said(client, "nobody@test.example");
+    assert!(code == 550 && text.starts_with("5.1.1 User unknown"), "{text}");
+    assert_eq!(said(Who::at("192.0.2.13"), "bob@test.example").0, 554, "by the client's address");
+    // The client's name and address came with XFORWARD.
+    mpp.json(&["status"]);
+    let log = mpp.folder().join("state/log");
+    until("a line of the log", || {
+        let text: String = std::fs::read_dir(&log)
+            .unwrap()
+            .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
+            .collect();
+        let line = text.lines().find(|line| line.contains("\"door\":\"proxy\""))?.to_owned();
+        assert!(line.contains("mx.good.example") && line.contains("198.51.100.7"), "{line}");
+        Some(())
+    });
+    // Three messages an hour of one client: a message counts when it was taken.
+    for _ in 0..2 {
+        assert_eq!(said(client, "eve@test.example").0, 250);
+    }
+    assert_eq!(said(client, "eve@test.example").0, 450);
+    back.wait_for_delivered(3);
+}
+
+#[test]
+fn after_the_queue_mail_comes_back_through_the_filter() {
+    let back = Postfix::start(&address(), "");
+    let (_mpp, listen) = proxy(back.address(), RULES);
+    let (host, port) = listen.rsplit_once(':').unwrap();
+    let front = Postfix::start(
+        &address(),
+        &format!("content_filter = smtp:[{host}]:{port}\nsmtp_send_xforward_command = yes\n"),
+    );
+    let client = Who::at("198.51.100.7");
+    for to in ["bob@test.example", "nobody@test.example"] {
+        assert_eq!(attempt(front.address(), client, "a@good.example", to).code, 250, "{to}");
+    }
+    // The bounce of the other goes nowhere here.
+    until("the message that may pass", || (back.delivered() >= 1).then_some(()));
+    until("the one that may not", || front.log().contains("550 5.1.1 User unknown").then_some(()));
+}
+
+/// A client that speaks to the proxy itself.
+struct Raw(BufReader<TcpStream>);
+
+impl Raw {
+    fn connect(address: &str) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut raw = Self(BufReader::new(stream));
+        assert!(raw.reply().starts_with("220"));
+        raw
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        // The other side may have closed: the next reply says so.
+        let _ = self.0.get_mut().write_all(bytes);
+    }
+
+    /// The last line of a reply; empty if the connection has ended.
+    fn reply(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            if self.0.read_line(&mut line).unwrap_or(0) == 0 {
+                return String::new();
+            }
+            if line.as_bytes().get(3) != Some(&b'-') {
+                return line.trim_end().to_owned();
+            }
+        }
+    }
+
+    fn say(&mut self, line: &str) -> String {
+        self.send(format!("{line}\r\n").as_bytes());
+        self.reply()
+    }
+
+    /// As far as the text of a message.
+    fn begin(&mut self) {
+        assert!(self.say("EHLO c.example").starts_with("250"));
+        assert!(self.say("MAIL FROM:<a@b.example>").starts_with("250"));
+        assert!(self.say("RCPT TO:<bob@test.example>").starts_with("250"));
+        assert!(self.say("DATA").starts_with("354"));
+    }
+}
+
+#[test]
+fn nothing_is_smuggled_in_either_direction() {
+    let back = Postfix::start(&address(), "");
+    let (mpp, listen) = proxy(back.address(), &RULES.replace("limit = 3\n", "limit = 1000\n"));
+    let evil = "MAIL FROM:<evil@b.example>\r\nRCPT TO:<eve@test.example>\r\nDATA\r\nevil\r\n.\r\n";
+    for end in ["\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r\n", "\r.\r", "\r\n.\r", "\n\n.\r\n"] {
+        let mut raw = Raw::connect(&listen);
+        raw.begin();
+        raw.send(format!("Subject: x\r\n\r\nhi{end}{evil}").as_bytes());
+        let reply = raw.reply();
+        assert!(reply.starts_with("554 5.6.0"), "{end:?}: {reply}");
+        assert_eq!(raw.reply(), "", "and the connection is closed");
+    }
+    // Commands likewise.
+    let mut raw = Raw::connect(&listen);
+    raw.send(b"EHLO x\nMAIL FROM:<a@b.example>\r\n");
+    assert!(raw.reply().starts_with("500"));
+    // A clean message passes whole, with its dots.
+    let mut raw = Raw::connect(&listen);
+    raw.begin();
+    raw.send(b"Subject: dots\r\n\r\n..one\r\n.two\r\n\r\n.\r\nNOOP\r\n");
+    assert!(raw.reply().starts_with("250"));
+    assert!(raw.reply().starts_with("250"), "what was pipelined behind it");
+    back.wait_for_delivered(1);
+    assert!(mpp.runs());
+}
+
+#[test]
+fn commands_out_of_order_endless_lines_and_strangers() {
+    let back = Postfix::start(&address(), "");
+    let (mpp, listen) = proxy(back.address(), RULES);
+    let mut raw = Raw::connect(&listen);
+    for (line, code) in [
+        ("MAIL", "501"),
+        ("RCPT TO:<bob@test.example>", "503"),
+        ("DATA", "503"),
+        ("XYZZY", "500"),
+        ("EHLO c.example", "250"),
+        ("MAIL FROM:<a@b.example>", "250"),
+        ("MAIL FROM:<a@b.example>", "503"),
+        ("DATA", "554"),
+        ("RCPT TO:<nobody@test.example>", "550"),
+        ("DATA", "554"),
+        ("RSET", "250"),
+        ("VRFY bob", "252"),
+        ("NOOP", "250"),
+    ] {
+        let reply = raw.say(line);
+        assert!(reply.starts_with(code), "{line}: {reply}");
+    }
+    let mut last = String::new();
+    for _ in 0..40 {
+        last = raw.say("XYZZY");
+        if last.starts_with("421") {
+            break;
+        }
+    }
+    assert!(last.starts_with("421"), "{last}");
+    let mut raw = Raw::connect(&listen);
+    raw.send(&vec![b'x'; 100_000]);
+    assert!(raw.reply().starts_with("500 5.5.2"));
+    // Who is no peer is told nothing more.
+    let closed = address();
+    let text = format!(
+        "[proxy.filter]\nlisten = [\"{closed}:10025\"]\nnext_hop = [\"{}\"]\npeers = [\"192.0.2.1\"]\n",
+        back.address()
+    );
+    let other = Daemon::start(MPP, &closed, &text);
+    let mut stream = TcpStream::connect(format!("{closed}:10025")).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "554 5.7.1 Not for you\r\n");
+    other.wait_for_word("is no configured peer");
+    assert!(mpp.runs());
+}
+
+/// A next hop that takes mail, counts what it has promised, and dies when told to.
+struct Ledger {
+    address: String,
+    /// Serial number of a message, and how often it was answered 250.
+    taken: Arc<Mutex<BTreeMap<String, u32>>>,
+}
+
+impl Ledger {
+    /// Its connections end after so many bytes, if it is to fail.
+    fn start(fails_after: impl Fn() -> Option<usize> + Send + 'static) -> Self {
+        let listener = TcpListener::bind((address(), 0)).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let taken = Arc::new(Mutex::new(BTreeMap::new()));
+        let ledger = Arc::clone(&taken);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (ledger, left) = (Arc::clone(&ledger), fails_after());
+                std::thread::spawn(move || serve(stream, &ledger, left));
+            }
+        });
+        Self { address, taken }
+    }
+}
+
+fn serve(stream: TcpStream, ledger: &Mutex<BTreeMap<String, u32>>, left: Option<usize>) {
+    let mut left = left.unwrap_or(usize::MAX);
+    let mut out = stream.try_clone().unwrap();
+    let mut lines = BufReader::new(stream);
+    let _ = out.write_all(b"220 ledger\r\n");
+    let (mut is_text, mut serial) = (false, String::new());
+    let mut line = String::new();
+    while lines.read_line(&mut line).unwrap_or(0) > 0 {
+        let Some(rest) = left.checked_sub(line.len()) else { return };
+        left = rest;
+        let said = line.trim_end().to_owned();
+        line.clear();
+        if is_text && said != "." {
+            if let Some(number) = said.strip_prefix("Serial: ") {
+                number.clone_into(&mut serial);
+            }
+            continue;
+        }
+        let answer = match (is_text, said.as_str()) {
+            (true, _) => {
+                is_text = false;
+                *ledger.lock().unwrap().entry(serial.clone()).or_default() += 1;
+                "250 2.0.0 taken"
+            }
+            (false, "DATA") => {
+                is_text = true;
+                "354 go on"
+            }
+            (false, said) if said.starts_with("EHLO") => "250-ledger\r\n250 ENHANCEDSTATUSCODES",
+            (false, _) => "250 2.0.0 ok",
+        };
+        if out.write_all(format!("{answer}\r\n").as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// One message; whether it was answered 250.
+fn deliver(listen: &str, serial: &str) -> bool {
+    let Ok(stream) = TcpStream::connect(listen) else { return false };
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut raw = Raw(BufReader::new(stream));
+    let mut is_taken = raw.reply().starts_with("220");
+    for line in ["EHLO c.example", "MAIL FROM:<a@b.example>", "RCPT TO:<bob@test.example>"] {
+        is_taken = is_taken && raw.say(line).starts_with("250");
+    }
+    if !is_taken || !raw.say("DATA").starts_with("354") {
+        return false;
+    }
+    raw.send(format!("Serial: {serial}\r\n\r\n{}\r\n.\r\n", "x".repeat(500)).as_bytes());
+    raw.reply().starts_with("250")
+}
+
+#[test]
+fn what_was_answered_250_is_at_the_next_hop_wherever_either_side_dies() {
+    let rules = RULES.replace("limit = 3\n", "limit = 100000\n");
+    // The next hop dies after every number of bytes of a dialogue.
+    let place = Arc::new(Mutex::new(0_usize));
+    let places = Arc::clone(&place);
+    let ledger = Ledger::start(move || {
+        let mut place = places.lock().unwrap();
+        *place += 3;
+        (*place < 700).then_some(*place)
+    });
+    let (mut mpp, listen) = proxy(&ledger.address, &rules);
+    let mut promised = Vec::new();
+    for number in 0..260 {
+        let serial = format!("hop-{number}");
+        if deliver(&listen, &serial) {
+            promised.push(serial);
+        }
+    }
+    assert!(promised.len() > 10, "{}", promised.len());
+    // mpp is killed in the middle of messages.
+    for round in 0..20_u64 {
+        let sender = {
+            let listen = listen.clone();
+            std::thread::spawn(move || {
+                let serials = (0..50).map(|number| format!("kill-{round}-{number}"));
+                serials.filter(|serial| deliver(&listen, serial)).collect::<Vec<_>>()
+            })
+        };
+        std::thread::sleep(Duration::from_millis(5 + round * 3));
+        mpp.kill();
+        promised.extend(sender.join().unwrap());
+        mpp.launch();
+    }
+    let taken = ledger.taken.lock().unwrap();
+    for serial in &promised {
+        assert_eq!(taken.get(serial), Some(&1), "{serial} was answered 250");
+    }
+    for (serial, count) in taken.iter() {
+        assert_eq!(*count, 1, "{serial} is there more than once");
+    }
+    drop(taken);
+    assert!(deliver(&listen, "last"));
+}
+
+#[test]
+fn the_lines_for_postfix_are_what_postfix_reads() {
+    let back = Postfix::start(&address(), "");
+    let (mpp, listen) = proxy("127.0.0.1:10026", RULES);
+    for (mode, wanted) in [
+        ("before-queue", format!("-o smtpd_proxy_filter={listen}")),
+        ("after-queue", "-o smtp_send_xforward_command=yes".to_owned()),
+    ] {
+        let lines = mpp.tell(&["postfix", "--mode", mode]);
+        let folder = tempfile::tempdir().unwrap();
+        let main = std::fs::read_to_string(back.configuration().join("main.cf")).unwrap();
+        let (for_main, for_master) = if mode == "after-queue" {
+            lines.split_once("# master.cf\n").expect("two files")
+        } else {
+            ("", lines.as_str())
+        };
+        std::fs::write(folder.path().join("main.cf"), format!("{main}{for_main}")).unwrap();
+        std::fs::write(folder.path().join("master.cf"), for_master).unwrap();
+        let read = |option: &str| {
+            let mut command = std::process::Command::new("postconf");
+            let output = command.arg("-c").arg(folder.path()).arg(option).output().unwrap();
+            assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let services = read("-Mf");
+        assert!(services.contains(&wanted), "{services}");
+        assert!(services.contains("127.0.0.1:10026 inet"), "{services}");
+        if mode == "after-queue" {
+            let filter = read("content_filter");
+            assert!(filter.contains(&format!("[{}]:10025", listen.split(':').next().unwrap())));
+        }
+    }
+}
