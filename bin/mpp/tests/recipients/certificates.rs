@@ -101,10 +101,8 @@ fn a_wrong_certificate_of_mariadb_refuses_nobody() {
     let (authority, files) = (Authority::new(), folder());
     install(&files, &authority.sign(&["DNS:localhost"]));
     let at = |name: &str| files.path().join(name).display().to_string();
-    let mut server = mariadb_with(&[
-        &format!("--ssl-cert={}", at("cert")),
-        &format!("--ssl-key={}", at("key")),
-    ]);
+    let mut server =
+        mariadb_with(&[&format!("--ssl-cert={}", at("cert")), &format!("--ssl-key={}", at("key"))]);
     let name = format!("IP:{}", server.address());
     let secured = Secured {
         domain: server.domain(),

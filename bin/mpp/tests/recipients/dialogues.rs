@@ -132,8 +132,7 @@ fn virtual_users() -> String {
 }
 
 fn preset(name: &str, preset: &str, server: &str) -> String {
-    let password =
-        if server.starts_with("sqlite:") { "" } else { "password = \"secret\"\n" };
+    let password = if server.starts_with("sqlite:") { "" } else { "password = \"secret\"\n" };
     format!(
         "[directory.{name}]\nkind = \"sql\"\npreset = \"{preset}\"\nservers = [\"{server}\"]\n\
          {password}[recipients.{name}]\ndomains_from = [\"{name}\"]\nfrom = [\"{name}\"]\n"
@@ -155,7 +154,7 @@ fn whole_dialogues_with_users_of_the_usual_tables() {
         "{}{}{}{CALM}[policy.waits]\n\
          match = {{ recipient_in = [\"maria:info@one.maria.example\", \
          \"pg:info@one.pg.example\", \"lite:info@one.lite.example\"] }}\n\
-         greylist.mode = \"on\"\ngreylist.delay = \"1h\"\n",
+         greylist.mode = \"enforce\"\ngreylist.delay = \"1h\"\n",
         preset("maria", "postfixadmin", &format!("mysql://mpp@{}/mail", maria.address())),
         preset("pg", "iredmail", &format!("postgres://mpp@{}/mail", postgres.address())),
         preset("lite", "virtual-users", &format!("sqlite:{}/users", lite.path().display())),

@@ -4,9 +4,7 @@ use mpp_tests::real::daemon::Daemon;
 use mpp_tests::real::policy::rcpt;
 use mpp_tests::real::{address, until};
 
-use crate::servers::{
-    Logged, Server, mariadb, name_of, next_hop, open_ldap, postgres,
-};
+use crate::servers::{Logged, Server, mariadb, name_of, next_hop, open_ldap, postgres};
 use crate::{CALM, CLIENT, MPP, answer, status};
 
 /// Servers are frozen here until all have asked, however long that takes: nothing may end before.
