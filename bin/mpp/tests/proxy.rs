@@ -88,6 +88,33 @@ fn after_the_queue_mail_comes_back_through_the_filter() {
     until("the one that may not", || front.log().contains("550 5.1.1 User unknown").then_some(()));
 }
 
+#[test]
+fn what_two_doors_see_of_a_message_counts_once() {
+    let back = Postfix::start(&address(), "");
+    let at = address();
+    let listen = format!("{at}:10025");
+    let text = format!(
+        "[proxy.filter]\nlisten = [\"{listen}\"]\nnext_hop = [\"{}\"]\n{RULES}",
+        back.address()
+    );
+    let mpp = Daemon::start(MPP, &at, &text);
+    let policy = mpp.tell(&["postfix"]);
+    let front = Postfix::start(
+        &at,
+        &format!(
+            "{policy}\ncontent_filter = smtp:[{at}]:10025\nsmtp_send_xforward_command = yes\n"
+        ),
+    );
+    let client = Who::at("198.51.100.7");
+    // Three messages an hour: each is seen by the policy service, and again behind the queue.
+    for number in 1..=3 {
+        let reply = attempt(front.address(), client, "a@good.example", "bob@test.example");
+        assert_eq!(reply.code, 250, "{number}: {}", reply.text);
+        back.wait_for_delivered(number);
+    }
+    assert_eq!(attempt(front.address(), client, "a@good.example", "bob@test.example").code, 450);
+}
+
 /// A client that speaks to the proxy itself.
 struct Raw(BufReader<TcpStream>);
 
