@@ -358,6 +358,29 @@ fn what_was_answered_250_is_at_the_next_hop_wherever_either_side_dies() {
 }
 
 #[test]
+fn a_stop_lets_messages_finish_and_begins_no_more() {
+    let ledger = Ledger::start(|| None);
+    let (mut mpp, listen) = proxy(&ledger.address, RULES);
+    let (mut busy, mut idle) = (Raw::connect(&listen), Raw::connect(&listen));
+    busy.begin();
+    busy.send(b"Serial: busy\r\n\r\n");
+    let finisher = std::thread::spawn(move || {
+        // What is idle is told at once.
+        assert!(idle.reply().starts_with("421 4.3.2"));
+        let stream = TcpStream::connect(&listen).unwrap();
+        let mut late = String::new();
+        let _ = BufReader::new(stream).read_line(&mut late);
+        assert!(late.starts_with("421"), "{late}");
+        busy.send(b"the rest\r\n.\r\n");
+        assert!(busy.reply().starts_with("250"));
+        assert!(busy.reply().starts_with("421 4.3.2"));
+    });
+    mpp.stop();
+    finisher.join().unwrap();
+    assert_eq!(ledger.taken.lock().unwrap().get("busy"), Some(&1));
+}
+
+#[test]
 fn the_lines_for_postfix_are_what_postfix_reads() {
     let back = Postfix::start(&address(), "");
     let (mpp, listen) = proxy("127.0.0.1:10026", RULES);
