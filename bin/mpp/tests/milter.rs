@@ -15,6 +15,7 @@ use std::time::Duration;
 use mpp_tests::real::daemon::Daemon;
 use mpp_tests::real::mail_host::MailHost;
 use mpp_tests::real::postfix::Postfix;
+use mpp_tests::real::sendmail::Sendmail;
 use mpp_tests::real::smtp::{Reply, Smtp, Who};
 use mpp_tests::real::{address, until};
 
@@ -218,6 +219,50 @@ fn mail_flows_while_mpp_is_down_and_is_judged_again_when_it_is_back() {
         let reply = host.attempt(Who::at(DRONE), "a@x.example", "nobody@test.example");
         (reply.code == 550).then_some(())
     });
+}
+
+#[test]
+fn sendmail_asks_as_postfix_does() {
+    let at = address();
+    let mut mpp = Daemon::new(MPP, &at, "");
+    // Its clients come from loopback here, and are to be strangers.
+    let text = POLICY
+        .replace("\"127.0.0.0/8\", ", "")
+        .replace("[networks]\n", "[networks]\ntrusted = []\n");
+    let text = text.replace("delay = \"1h\"", "mode = \"off\"");
+    mpp.configure(&format!(
+        "[listen]\npolicy = [\"{}\"]\nmilter = [\"{at}:10041\"]\n{text}",
+        mpp.address()
+    ));
+    mpp.launch();
+    let hop = Postfix::start(&address(), "");
+    let sendmail = Sendmail::start(&format!("{at}:10041"), hop.address());
+    let mut smtp = Smtp::connect(&sendmail.address());
+    assert_eq!(smtp.say("EHLO client.example").code, 250);
+    assert_eq!(smtp.mail("a@x.example").code, 250);
+    assert_eq!(smtp.rcpt("bob@test.example").code, 250);
+    let reply = smtp.rcpt("nobody@test.example");
+    // Sendmail puts the address before the text.
+    assert_eq!(reply.code, 550);
+    assert!(reply.text.starts_with("5.1.1 ") && reply.text.contains("User unknown ("));
+    assert_eq!(smtp.data().code, 250);
+    // Another message on the same connection, given up, and one more.
+    assert_eq!(smtp.mail("a@x.example").code, 250);
+    assert_eq!(smtp.rcpt("eve@test.example").code, 250);
+    assert_eq!(smtp.say("RSET").code, 250);
+    assert_eq!(smtp.mail("b@x.example").code, 250);
+    assert_eq!(smtp.rcpt("eve@test.example").code, 250);
+    assert_eq!(smtp.data().code, 250);
+    hop.wait_for_delivered(2);
+    // A trap blocks whoever wrote to it.
+    assert_eq!(smtp.mail("c@x.example").code, 250);
+    assert_eq!(smtp.rcpt("trap@test.example").code, 550);
+    assert_eq!(smtp.rcpt("bob@test.example").code, 450);
+    mpp.kill();
+    let mut smtp = Smtp::connect(&sendmail.address());
+    // F=T: without its filter it takes nothing.
+    smtp.say("EHLO client.example");
+    assert_eq!(smtp.mail("a@x.example").code / 100, 4);
 }
 
 #[test]

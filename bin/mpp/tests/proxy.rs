@@ -88,6 +88,33 @@ fn after_the_queue_mail_comes_back_through_the_filter() {
     until("the one that may not", || front.log().contains("550 5.1.1 User unknown").then_some(()));
 }
 
+#[test]
+fn what_two_doors_see_of_a_message_counts_once() {
+    let back = Postfix::start(&address(), "");
+    let at = address();
+    let listen = format!("{at}:10025");
+    let text = format!(
+        "[proxy.filter]\nlisten = [\"{listen}\"]\nnext_hop = [\"{}\"]\n{RULES}",
+        back.address()
+    );
+    let mpp = Daemon::start(MPP, &at, &text);
+    let policy = mpp.tell(&["postfix"]);
+    let front = Postfix::start(
+        &at,
+        &format!(
+            "{policy}\ncontent_filter = smtp:[{at}]:10025\nsmtp_send_xforward_command = yes\n"
+        ),
+    );
+    let client = Who::at("198.51.100.7");
+    // Three messages an hour: each is seen by the policy service, and again behind the queue.
+    for number in 1..=3 {
+        let reply = attempt(front.address(), client, "a@good.example", "bob@test.example");
+        assert_eq!(reply.code, 250, "{number}: {}", reply.text);
+        back.wait_for_delivered(number);
+    }
+    assert_eq!(attempt(front.address(), client, "a@good.example", "bob@test.example").code, 450);
+}
+
 /// A client that speaks to the proxy itself.
 struct Raw(BufReader<TcpStream>);
 
@@ -328,6 +355,29 @@ fn what_was_answered_250_is_at_the_next_hop_wherever_either_side_dies() {
     }
     drop(taken);
     assert!(deliver(&listen, "last"));
+}
+
+#[test]
+fn a_stop_lets_messages_finish_and_begins_no_more() {
+    let ledger = Ledger::start(|| None);
+    let (mut mpp, listen) = proxy(&ledger.address, RULES);
+    let (mut busy, mut idle) = (Raw::connect(&listen), Raw::connect(&listen));
+    busy.begin();
+    busy.send(b"Serial: busy\r\n\r\n");
+    let finisher = std::thread::spawn(move || {
+        // What is idle is told at once.
+        assert!(idle.reply().starts_with("421 4.3.2"));
+        let stream = TcpStream::connect(&listen).unwrap();
+        let mut late = String::new();
+        let _ = BufReader::new(stream).read_line(&mut late);
+        assert!(late.starts_with("421"), "{late}");
+        busy.send(b"the rest\r\n.\r\n");
+        assert!(busy.reply().starts_with("250"));
+        assert!(busy.reply().starts_with("421 4.3.2"));
+    });
+    mpp.stop();
+    finisher.join().unwrap();
+    assert_eq!(ledger.taken.lock().unwrap().get("busy"), Some(&1));
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //! use mpp_wire::milter::{Decoder, Event};
 //!
 //! let mut decoder = Decoder::default();
-//! decoder.feed(b"\0\0\0\x0eR<b@x.example>\0");
+//! decoder.feed(b"\0\0\0\x0fR<b@x.example>\0");
 //! let event = decoder.next_event().unwrap().unwrap();
 //! assert_eq!(event, Event::Recipient { address: b"<b@x.example>", parameters: vec![] });
 //! ```

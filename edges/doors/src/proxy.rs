@@ -20,6 +20,7 @@ use mpp_hub::{Asked, Desk, Hub};
 use mpp_wire::smtp::Reply;
 use mpp_wire::smtp_server::{Command, Decoder, Fault, Text};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::listen::Connection;
@@ -35,6 +36,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 const ERRORS_MAX: u32 = 20;
 /// Extensions that are passed through where the next hop offers them.
 const PASSED: [&str; 5] = ["SIZE", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN"];
+/// To whoever begins something while the daemon is about to stop.
+const STOPPING: &str = "421 4.3.2 Stopping\r\n";
 /// What the hub calls this door when it ties requests together.
 const CONTEXT: &str = "proxy";
 
@@ -45,6 +48,8 @@ pub struct Door {
     pub hub: Arc<Hub>,
     /// The settings.
     pub proxy: Arc<Proxy>,
+    /// Whether the daemon is about to stop: messages under way are finished, and no more begun.
+    pub stopping: watch::Receiver<bool>,
 }
 
 impl Door {
@@ -140,6 +145,9 @@ impl Session {
             crate::warn(&format!("proxy: {from} is no configured peer"));
             return self.write("554 5.7.1 Not for you\r\n").await;
         }
+        if *self.door.stopping.borrow() {
+            return self.write(STOPPING).await;
+        }
         if self.connect().await.is_none() {
             return self.write("421 4.3.2 The next hop does not answer\r\n").await;
         }
@@ -160,7 +168,13 @@ impl Session {
                     return Ok(());
                 }
             }
-            let length = timeout(READ_TIMEOUT, self.io.read(&mut bytes)).await??;
+            let is_idle = self.message.is_none();
+            let read = tokio::select! {
+                read = timeout(READ_TIMEOUT, self.io.read(&mut bytes)) => Some(read??),
+                // An error is that nobody is left to say so, which is the same.
+                _ = self.door.stopping.wait_for(|is_stopping| *is_stopping), if is_idle => None,
+            };
+            let Some(length) = read else { return self.write(STOPPING).await };
             if length == 0 {
                 return Ok(());
             }

@@ -209,6 +209,9 @@ impl Hub {
         {
             let mut transactions = self.transactions();
             facts.repeat = transactions.repeat(ties.request, now_ms);
+            if facts.repeat == Repeat::No {
+                facts.repeat = transactions.repeat(ties.queued, now_ms);
+            }
             facts.reserved = transactions.reserved(ties.instance);
             facts.has_accepted = transactions.repeat(ties.transaction, now_ms) != Repeat::No;
             facts.is_new_connection = transactions.repeat(ties.connection, now_ms) == Repeat::No;
@@ -364,7 +367,10 @@ impl Hub {
         if facts.stage == Stage::EndOfMessage {
             transactions.asks_at_end(ties.context);
             let held = transactions.end(ties.instance);
-            if !passes {
+            if passes {
+                // Whoever sees it behind the queue sees what was counted here.
+                transactions.answered(ties.queued, true, now_ms);
+            } else {
                 back = held;
             }
         } else if passes {
@@ -463,6 +469,8 @@ struct Ties {
     connection: u64,
     /// The listener that asks.
     context: u64,
+    /// The message in the queue; 0 before it has an id.
+    queued: u64,
 }
 
 impl Ties {
@@ -478,7 +486,11 @@ impl Ties {
             ring.pair(facts.keys.client, 0x10_0000 + u64::from(facts.client_port))
         };
         let transaction = ring.pair(instance, 0x20_0000);
-        Self { request: ring.pair(instance, place), instance, transaction, connection, context }
+        let queue_id = facts.queue_id;
+        let queued =
+            if queue_id.is_empty() { 0 } else { ring.pair(ring.text(queue_id), 0x40_0000) };
+        let request = ring.pair(instance, place);
+        Self { request, instance, transaction, connection, context, queued }
     }
 }
 

@@ -19,6 +19,7 @@ use mpp_hub::clock::RealClock;
 use mpp_hub::store::{Health, Store as _};
 use mpp_stores::embedded;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use super::{Failure, postfix};
 use crate::load::{self, Loaded};
@@ -34,6 +35,8 @@ const EVENT_INTERVAL: u32 = 512;
 const LIST_TICKS: u32 = 10;
 /// How often statistics are written.
 const SLOW_TICKS: u32 = 50;
+/// So long messages that are under way in a proxy may take to be finished when the daemon stops.
+const STOP_WAIT: Duration = Duration::from_secs(10);
 /// When the store has shrunk by so much, and by a quarter, memory is given back.
 const GIVE_BACK_BYTES: u64 = 4 << 20;
 
@@ -131,6 +134,9 @@ struct Node {
     state: PathBuf,
     workers: usize,
     places: Arc<Places>,
+    /// Those of the proxies, whose connections are waited for at the end.
+    proxy_places: Arc<Places>,
+    stopping: watch::Sender<bool>,
 }
 
 impl Node {
@@ -141,7 +147,8 @@ impl Node {
         (store, doors): (Arc<embedded::EmbeddedStore>, &Doors),
     ) -> Result<Self, Failure> {
         let workers = loaded.configuration.server.workers;
-        let places = Places::new(loaded.configuration.listen.connections_max);
+        let most = loaded.configuration.listen.connections_max;
+        let (places, proxy_places) = (Places::new(most), Places::new(most));
         let lists = loaded.lists.clone();
         if !loaded.warnings.is_empty() {
             mpp_hub::say(&loaded.warnings);
@@ -169,7 +176,15 @@ impl Node {
             lists,
             ([addresses, milters, proxies], state.to_owned()),
         );
-        Ok(Self { hub, reloader: Arc::new(reloader), state: state.to_owned(), workers, places })
+        Ok(Self {
+            hub,
+            reloader: Arc::new(reloader),
+            state: state.to_owned(),
+            workers,
+            places,
+            proxy_places,
+            stopping: watch::Sender::new(false),
+        })
     }
 
     fn run(&self, doors: Doors, admin: &Path) -> Result<(), Failure> {
@@ -183,12 +198,18 @@ impl Node {
         for number in 0..self.workers {
             let doors = doors.copy()?;
             let (hub, places) = (Arc::clone(&self.hub), Arc::clone(&self.places));
+            let (proxy_places, stopping) =
+                (Arc::clone(&self.proxy_places), self.stopping.subscribe());
             std::thread::Builder::new()
                 .name(format!("doors-{number}"))
-                .spawn(move || work(doors, &hub, &places))?;
+                .spawn(move || work(doors, &hub, [&places, &proxy_places], &stopping))?;
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(self.watch(admin_listener))?;
+        runtime.block_on(async {
+            self.watch(admin_listener).await?;
+            self.finish_messages().await;
+            Ok::<(), Failure>(())
+        })?;
         wiring::write_statistics(&self.state, &self.hub);
         if let Err(error) = self.hub.store().settle() {
             mpp_hub::say(&format!("the store could not be written: {error}"));
@@ -196,6 +217,15 @@ impl Node {
         drop((doors, admin_file));
         mpp_hub::say("stopped");
         Ok(())
+    }
+
+    /// Begins no more messages in proxies, and waits a while for those that are under way.
+    async fn finish_messages(&self) {
+        self.stopping.send_replace(true);
+        let end = tokio::time::Instant::now() + STOP_WAIT;
+        while self.proxy_places.taken() > 0 && tokio::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Admin, signals and housekeeping, until a signal says stop.
@@ -263,7 +293,12 @@ struct Seen {
 }
 
 /// One worker thread: it takes connections and answers on them.
-fn work(doors: Doors, hub: &Arc<Hub>, places: &Arc<Places>) {
+fn work(
+    doors: Doors,
+    hub: &Arc<Hub>,
+    [places, proxy_places]: [&Arc<Places>; 2],
+    stopping: &watch::Receiver<bool>,
+) {
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .event_interval(EVENT_INTERVAL)
         .enable_all()
@@ -282,8 +317,8 @@ fn work(doors: Doors, hub: &Arc<Hub>, places: &Arc<Places>) {
             take(listener, places, move |io, peer| door.clone().serve(io, peer));
         }
         for (listener, proxy) in doors.proxies {
-            let door = proxy::Door { hub: Arc::clone(hub), proxy };
-            take(listener, places, move |io, peer| door.clone().serve(io, peer));
+            let door = proxy::Door { hub: Arc::clone(hub), proxy, stopping: stopping.clone() };
+            take(listener, proxy_places, move |io, peer| door.clone().serve(io, peer));
         }
         std::future::pending::<()>().await;
     });

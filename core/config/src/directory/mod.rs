@@ -115,11 +115,14 @@ fn read_one(table: &mut Reader<'_>, name: &str, ring: Keyring) -> Option<Directo
         not_now_ms: table.duration_ms("not_now", "10s"),
         stale_ms: table.duration_ms("stale", "7d").max(known_ms),
     };
-    let timeout_ms = table.duration_ms("timeout", "1s").max(1);
+    let kind =
+        table.value("kind").is_some().then(|| table.choice("kind", "ldap", &KINDS)).flatten();
+    // A mail server may take its time to greet; what comes late is still kept.
+    let timeout = if kind == Some(2) { "5s" } else { "1s" };
+    let timeout_ms = table.duration_ms("timeout", timeout).max(1);
     let look_ups_max =
         usize::try_from(table.count("look_ups", 64, (1, 10_000))).unwrap_or(usize::MAX);
-    table.value("kind")?;
-    let settings = match table.choice("kind", "ldap", &KINDS)? {
+    let settings = match kind? {
         0 => Settings::Ldap(Box::new(ldap::Ldap::read(table))),
         1 => Settings::Sql(sql::Sql::read(table)),
         _ => Settings::Smtp(smtp::Smtp::read(table)),
