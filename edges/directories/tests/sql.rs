@@ -13,11 +13,11 @@ mod common;
 use std::process::Command;
 use std::sync::Arc;
 
-use common::{ask, open, schemas, wanted};
+use common::{ask, open, wanted};
 use mpp_hub::directory::{Directory, What};
 use mpp_tests::real::mariadb::MariaDb;
 use mpp_tests::real::postgres::Postgres;
-use mpp_tests::real::{folder, until};
+use mpp_tests::real::{folder, schemas, until};
 
 /// What every project's tables must say about the users in `schemas`.
 async fn check_users(directory: &Arc<dyn Directory>, preset: &str) {

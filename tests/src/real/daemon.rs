@@ -17,6 +17,7 @@ pub struct Daemon {
     program: PathBuf,
     folder: TempDir,
     address: String,
+    environment: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -35,6 +36,7 @@ impl Daemon {
             program: program.into(),
             folder: folder(),
             address: format!("{address}:{PORT}"),
+            environment: Vec::new(),
             child: None,
         };
         daemon.configure(text);
@@ -57,6 +59,11 @@ impl Daemon {
     /// Writes a file beside the configuration.
     pub fn write(&self, name: &str, text: &str) {
         fs::write(self.folder.path().join(name), text).expect("a folder of our own");
+    }
+
+    /// Sets a variable in the environment of the daemon, when it is started next, and of commands.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// The folder of configuration and state.
@@ -116,9 +123,15 @@ impl Daemon {
     }
 
     fn serve(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = self.command();
         command.args(["serve", "--config"]).arg(self.folder.path().join("mpp.toml"));
         command.stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -179,7 +192,7 @@ impl Daemon {
 
     /// Runs a command of mpp against this one.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(&self.program)
+        self.command()
             .args(arguments)
             .arg("--config")
             .arg(self.folder.path().join("mpp.toml"))

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -18,14 +19,15 @@ pub const READER: &str = "cn=Directory Manager";
 /// The password.
 pub const PASSWORD: &str = "secret12";
 const INSTANCE: &str = "mpp";
-const PORT: u16 = 3891;
-const TLS_PORT: u16 = 6361;
 
 /// A running ns-slapd; killed when dropped.
 #[derive(Debug)]
 pub struct Ds389 {
     folder: TempDir,
     address: String,
+    /// For LDAP and LDAPS. The one that dscreate starts listens on every address of the machine, so
+    /// they are nobody else's, not even another test run's.
+    ports: (u16, u16),
     process: Process,
 }
 
@@ -35,7 +37,12 @@ impl Ds389 {
     pub fn start(users: u32) -> Self {
         let program = Path::new("/usr/sbin/ns-slapd");
         assert!(program.exists(), "ns-slapd is missing: install the Debian package 389-ds-base");
-        let mut server = Self { folder: folder(), address: address(), process: Process::default() };
+        let mut server = Self {
+            folder: folder(),
+            address: address(),
+            ports: free_ports(),
+            process: Process::default(),
+        };
         server.prepare();
         let made = Command::new("dscreate")
             .args(["-v", "from-file"])
@@ -83,10 +90,11 @@ impl Ds389 {
                 .status();
             assert!(copied.is_ok_and(|status| status.success()), "/etc/dirsrv/{name}");
         }
+        let (port, tls_port) = self.ports;
         let text = format!(
             "[general]\nfull_machine_name = localhost\nstart = True\n\
              strict_host_checking = False\nselinux = False\nsystemd = False\n\
-             [slapd]\ninstance_name = {INSTANCE}\nport = {PORT}\nsecure_port = {TLS_PORT}\n\
+             [slapd]\ninstance_name = {INSTANCE}\nport = {port}\nsecure_port = {tls_port}\n\
              root_password = {PASSWORD}\nself_sign_cert = True\nuser = root\ngroup = root\n\
              [backend-userroot]\ncreate_suffix_entry = True\nsuffix = {SUFFIX}\n"
         );
@@ -131,12 +139,12 @@ impl Ds389 {
 
     /// `ldap://…`.
     pub fn url(&self) -> String {
-        format!("ldap://{}:{PORT}", self.address)
+        format!("ldap://{}:{}", self.address, self.ports.0)
     }
 
     /// `ldaps://…`; its certificate is for `localhost`.
     pub fn tls_url(&self) -> String {
-        format!("ldaps://{}:{TLS_PORT}", self.address)
+        format!("ldaps://{}:{}", self.address, self.ports.1)
     }
 
     /// The certificate of the authority that it has made for itself, in PEM.
@@ -147,6 +155,15 @@ impl Ds389 {
     fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
+}
+
+/// Two ports below those of outgoing connections that nobody listens on, on any address.
+fn free_ports() -> (u16, u16) {
+    let is_free = |port: u16| TcpListener::bind(("0.0.0.0", port)).is_ok();
+    let first = u16::try_from(std::process::id() % 5_000).unwrap_or_default();
+    let ports = (0..5_000).map(|number| 20_000 + (first + number) % 5_000 * 2);
+    let mut pairs = ports.map(|port| (port, port + 1));
+    pairs.find(|&(plain, tls)| is_free(plain) && is_free(tls)).expect("two ports that are free")
 }
 
 /// A line of the defaults with its paths below `root`.

@@ -14,6 +14,7 @@ pub mod postfix;
 pub mod postgres;
 pub mod process;
 pub mod samba;
+pub mod schemas;
 pub mod sendmail;
 pub mod slapd;
 pub mod smtp;

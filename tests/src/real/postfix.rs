@@ -92,6 +92,56 @@ impl Postfix {
             .expect("smtp-source comes with Postfix")
     }
 
+    /// Starts it, also after it was killed.
+    pub fn launch(&self) {
+        let etc = self.folder.path().join("etc");
+        let started = Command::new(MASTER).arg("-c").arg(etc).arg("-w").output().expect("Postfix");
+        assert!(
+            started.status.success(),
+            "Postfix does not start: {}{}",
+            String::from_utf8_lossy(&started.stderr),
+            self.log()
+        );
+    }
+
+    /// Ends it and its children as a power cut would.
+    pub fn kill(&self) {
+        let Some(process) = self.process() else { return };
+        // master leads a process group; a polite SIGTERM would take it two seconds.
+        signal("KILL", &format!("-{process}"));
+        for _ in 0..1000 {
+            if !is_alive(&process) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        // The number may become another process's.
+        let _ = fs::remove_file(self.pid_file());
+    }
+
+    /// Lets it hang with its children: connections are taken, and nothing is answered.
+    pub fn freeze(&self) {
+        self.signal_all("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal_all("CONT");
+    }
+
+    fn signal_all(&self, name: &str) {
+        let process = self.process().expect("a Postfix that runs");
+        signal(name, &format!("-{process}"));
+    }
+
+    fn process(&self) -> Option<String> {
+        fs::read_to_string(self.pid_file()).ok().map(|text| text.trim().to_owned())
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.queue().join("pid/master.pid")
+    }
+
     fn make_folders(&self) {
         let at = |name: &str| self.folder.path().join(name);
         let make = |mode: &str, owner: &str, path: PathBuf| {
@@ -123,33 +173,12 @@ impl Postfix {
         let status = Command::new("touch").args(["-d", "1 minute ago"]).arg(path).status();
         assert!(status.expect("touch(1)").success());
     }
-
-    fn launch(&self) {
-        let etc = self.folder.path().join("etc");
-        let started = Command::new(MASTER).arg("-c").arg(etc).arg("-w").output().expect("Postfix");
-        assert!(
-            started.status.success(),
-            "Postfix does not start: {}{}",
-            String::from_utf8_lossy(&started.stderr),
-            self.log()
-        );
-    }
 }
 
 impl Drop for Postfix {
     fn drop(&mut self) {
         show_if_failed("Postfix", &self.log());
-        let file = self.folder.path().join("spool/pid/master.pid");
-        let Ok(process) = fs::read_to_string(file) else { return };
-        let process = process.trim();
-        // master leads a process group; a polite SIGTERM would take it two seconds.
-        signal("KILL", &format!("-{process}"));
-        for _ in 0..1000 {
-            if !is_alive(process) {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        self.kill();
     }
 }
 

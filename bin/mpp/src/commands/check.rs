@@ -85,6 +85,10 @@ impl Check {
                     }
                 }
             }
+            // Known by a look-up means nothing where everybody is.
+            for directory in hub.directories() {
+                push_notices(&directory, &mut out);
+            }
         });
         if out.is_empty() {
             out.push_str("no directories are configured");
@@ -111,6 +115,14 @@ fn push_examined(row: &Value, out: &mut String) {
         text("result"),
         row.get("took_ms").and_then(Value::as_u64).unwrap_or(0)
     );
+}
+
+fn push_notices(directory: &Value, out: &mut String) {
+    let name = directory.get("name").and_then(Value::as_str).unwrap_or_default();
+    for notice in directory.get("notices").and_then(Value::as_array).into_iter().flatten() {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "notice: directory {name}: {}", notice.as_str().unwrap_or_default());
+    }
 }
 
 /// Settings as TOML that reads back to the same.

@@ -7,8 +7,6 @@ use std::sync::Arc;
 
 use mpp_hub::directory::{Directory, Trouble, Wanted, What};
 
-pub(crate) mod schemas;
-
 /// The directory `d` of a configuration; the texts of files that it names are handed in.
 pub(crate) fn open_with(text: &str, files: &[(&str, &str)]) -> Arc<dyn Directory> {
     let owned = |(name, text): &(&str, &str)| ((*name).to_owned(), (*text).to_owned());

@@ -5,7 +5,7 @@
 //! `all.example` has a catch-all.
 
 /// PostfixAdmin 3.3 on MariaDB.
-pub(crate) const POSTFIXADMIN_MYSQL: &str = "
+pub const POSTFIXADMIN_MYSQL: &str = "
 CREATE TABLE domain (domain varchar(255) NOT NULL, description varchar(255) CHARACTER SET utf8 NOT NULL,
   aliases int NOT NULL DEFAULT 0, mailboxes int NOT NULL DEFAULT 0, maxquota bigint NOT NULL DEFAULT 0,
   quota bigint NOT NULL DEFAULT 0, transport varchar(255) NOT NULL, backupmx tinyint(1) NOT NULL DEFAULT 0,
@@ -29,7 +29,7 @@ CREATE TABLE alias_domain (alias_domain varchar(255) NOT NULL, target_domain var
 ";
 
 /// The same on PostgreSQL and, with other words for some types, on SQLite.
-pub(crate) const POSTFIXADMIN_POSTGRES: &str = "
+pub const POSTFIXADMIN_POSTGRES: &str = "
 CREATE TABLE domain (domain varchar(255) PRIMARY KEY, description varchar(255) NOT NULL DEFAULT '',
   aliases integer NOT NULL DEFAULT 0, mailboxes integer NOT NULL DEFAULT 0, maxquota bigint NOT NULL DEFAULT 0,
   quota bigint NOT NULL DEFAULT 0, transport varchar(255) DEFAULT NULL, backupmx boolean NOT NULL DEFAULT false,
@@ -50,7 +50,7 @@ CREATE TABLE alias_domain (alias_domain varchar(255) PRIMARY KEY,
 ";
 
 /// Users for PostfixAdmin's tables.
-pub(crate) const POSTFIXADMIN_USERS: &str = "
+pub const POSTFIXADMIN_USERS: &str = "
 INSERT INTO domain (domain, description, transport, active) VALUES
   ('one.example', '', 'virtual', '1'), ('off.example', '', 'virtual', '0'), ('all.example', '', 'virtual', '1'),
   ('alias.example', '', 'virtual', '1');
@@ -71,7 +71,7 @@ INSERT INTO alias_domain (alias_domain, target_domain, active) VALUES ('alias.ex
 ";
 
 /// iRedMail 1.x on MariaDB.
-pub(crate) const IREDMAIL_MYSQL: &str = "
+pub const IREDMAIL_MYSQL: &str = "
 CREATE TABLE domain (domain varchar(255) NOT NULL DEFAULT '', description text, transport varchar(255) NOT NULL DEFAULT 'dovecot',
   backupmx tinyint(1) NOT NULL DEFAULT 0, settings text, expired datetime NOT NULL DEFAULT '9999-12-31 00:00:00',
   active tinyint(1) NOT NULL DEFAULT 1, PRIMARY KEY (domain)) ENGINE=InnoDB DEFAULT CHARSET=utf8;
@@ -94,7 +94,7 @@ CREATE TABLE alias_domain (alias_domain varchar(255) NOT NULL, target_domain var
 ";
 
 /// The same on PostgreSQL, where iRedMail has small numbers for what is true or false.
-pub(crate) const IREDMAIL_POSTGRES: &str = "
+pub const IREDMAIL_POSTGRES: &str = "
 CREATE TABLE domain (domain varchar(255) PRIMARY KEY, description text, transport varchar(255) NOT NULL DEFAULT 'dovecot',
   backupmx int2 NOT NULL DEFAULT 0, settings text, active int2 NOT NULL DEFAULT 1);
 CREATE TABLE mailbox (username varchar(255) PRIMARY KEY, password varchar(255) NOT NULL DEFAULT '',
@@ -113,7 +113,7 @@ CREATE TABLE alias_domain (alias_domain varchar(255) PRIMARY KEY, target_domain 
 ";
 
 /// Users for iRedMail's tables.
-pub(crate) const IREDMAIL_USERS: &str = "
+pub const IREDMAIL_USERS: &str = "
 INSERT INTO domain (domain, active, backupmx) VALUES ('one.example', 1, 0), ('off.example', 0, 0),
   ('all.example', 1, 0), ('backup.example', 1, 1);
 INSERT INTO mailbox (username, domain, active) VALUES ('anna@one.example', 'one.example', 1),
@@ -132,7 +132,7 @@ INSERT INTO alias_domain (alias_domain, target_domain, active) VALUES ('alias.ex
 ";
 
 /// The tables of the ISPmail tutorial, the same everywhere but for the type of the number.
-pub(crate) const VIRTUAL_USERS: &str = "
+pub const VIRTUAL_USERS: &str = "
 CREATE TABLE virtual_domains (id int NOT NULL PRIMARY KEY, name varchar(50) NOT NULL);
 CREATE TABLE virtual_users (id int NOT NULL PRIMARY KEY, domain_id int NOT NULL, email varchar(100) NOT NULL UNIQUE,
   password varchar(150) NOT NULL, quota bigint NOT NULL DEFAULT 0,
