@@ -13,7 +13,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use common::{ask, open_with, schemas, wanted};
+use common::{ask, open_with, wanted};
 use mpp_hub::directory::What;
 use mpp_tests::real::ca::Authority;
 use mpp_tests::real::ds389::{self, Ds389};
@@ -21,6 +21,7 @@ use mpp_tests::real::fake_smtp::{Act, FakeSmtp};
 use mpp_tests::real::mariadb::MariaDb;
 use mpp_tests::real::postgres::Postgres;
 use mpp_tests::real::samba::{self, Samba};
+use mpp_tests::real::schemas;
 use mpp_tests::real::slapd::{self, Slapd};
 use mpp_tests::real::{address, folder};
 
