@@ -5,11 +5,11 @@ use std::fs;
 use mpp_tests::real::ca::{Authority, Certificate};
 use mpp_tests::real::daemon::Daemon;
 use mpp_tests::real::slapd::Slapd;
-use mpp_tests::real::{address, folder, until};
+use mpp_tests::real::{address, folder};
 use tempfile::TempDir;
 
 use crate::servers::{NextHop, Server, mariadb_with, name_of};
-use crate::{CALM, MPP, answer};
+use crate::{CALM, MPP, answer, until_known, until_unknown};
 
 /// A server that proves who it is.
 struct Secured<'a> {
@@ -39,7 +39,7 @@ fn outlives_wrong_certificates(mut server: Secured<'_>, authority: &Authority, e
     mpp.write("ca.pem", &authority.text());
     mpp.launch();
     let mut client = mpp.client();
-    assert_eq!(answer(&mut client, &format!("u1@{domain}")), "DUNNO");
+    until_known(&mut client, &format!("u1@{domain}"));
     let wrong = [
         (authority.sign_expired(&server.names), expired),
         (authority.sign(&["DNS:other.example"]), "certificate"),
@@ -62,14 +62,8 @@ fn outlives_wrong_certificates(mut server: Secured<'_>, authority: &Authority, e
         assert!(live.contains("DOES NOT WORK") && live.contains(said), "{said}: {live}");
     }
     (server.certify)(&right);
-    until("a directory that is asked again", || {
-        let known = answer(&mut client, &format!("u{fresh}@{domain}"));
-        assert!(!known.starts_with('5'), "{known}");
-        (known == "DUNNO").then_some(())
-    });
-    until("an unknown user refused again", || {
-        answer(&mut client, &format!("nobody@{domain}")).starts_with("550 5.1.1").then_some(())
-    });
+    until_known(&mut client, &format!("u{fresh}@{domain}"));
+    until_unknown(&mut client, &format!("nobody@{domain}"));
 }
 
 #[test]

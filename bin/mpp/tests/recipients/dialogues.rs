@@ -6,7 +6,7 @@ use mpp_tests::real::postfix::Postfix;
 use mpp_tests::real::postgres::Postgres;
 use mpp_tests::real::samba::Samba;
 use mpp_tests::real::smtp::{Reply, Smtp, Who};
-use mpp_tests::real::{address, schemas};
+use mpp_tests::real::{address, schemas, until};
 
 use crate::servers::{Server, mariadb, open_ldap, sqlite};
 use crate::{CALM, CLIENT, attempt, host, must_be_known, must_be_unknown};
@@ -35,6 +35,9 @@ fn whole_dialogues_with_users_in_every_kind_of_directory() {
         active.settings(),
         hop.address()
     ));
+    until("an answer of the next hop, which may greet late at first", || {
+        (attempt(&host, "bob@hop.example").code == 450).then_some(())
+    });
     // Members of a group do not wait; everybody else does, and whoever does not exist is told so.
     for member in ["u1@test.example", "U1@Test.example", "u1@sql.example"] {
         must_be_known(&host, member);

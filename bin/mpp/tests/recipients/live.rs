@@ -1,15 +1,15 @@
 //! What people are told of directories, and that no password is among it.
 
+use mpp_tests::real::address;
 use mpp_tests::real::daemon::Daemon;
 use mpp_tests::real::mariadb::MariaDb;
 use mpp_tests::real::postfix::Postfix;
 use mpp_tests::real::postgres::Postgres;
 use mpp_tests::real::slapd::{self, Slapd};
-use mpp_tests::real::{address, until};
 use serde_json::Value;
 
 use crate::servers::{Server, mariadb, open_ldap, postgres};
-use crate::{CALM, MPP, answer};
+use crate::{CALM, MPP, answer, until_known};
 
 /// All text that a daemon has left anywhere.
 fn everything_said(mpp: &Daemon) -> String {
@@ -152,10 +152,7 @@ fn a_next_hop_that_takes_everybody_is_named() {
         ),
     );
     let mut client = mpp.client();
-    // A server that has just been started may greet after the decision's deadline.
-    until("an answer of the next hop", || {
-        (answer(&mut client, "bob@test.example") == "DUNNO").then_some(())
-    });
+    until_known(&mut client, "bob@test.example");
     assert_eq!(answer(&mut client, "eve@test.example"), "DUNNO");
     let status: Value = mpp.json(&["status"]);
     let notice = status["directories"][0]["notices"][0].as_str().unwrap();

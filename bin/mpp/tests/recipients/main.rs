@@ -18,12 +18,12 @@ mod servers;
 
 use std::time::{Duration, Instant};
 
-use mpp_tests::real::address;
 use mpp_tests::real::daemon::Daemon;
 use mpp_tests::real::mail_host::MailHost;
 use mpp_tests::real::policy::{Client, rcpt};
 use mpp_tests::real::postfix::Postfix;
 use mpp_tests::real::smtp::{Reply, Smtp, Who};
+use mpp_tests::real::{address, until};
 use serde_json::Value;
 
 const MPP: &str = env!("CARGO_BIN_EXE_mpp");
@@ -71,6 +71,23 @@ fn answer(client: &mut Client, recipient: &str) -> String {
     let answer = client.ask(&rcpt(CLIENT, "a@sender.example", recipient));
     assert!(began.elapsed() < PATIENT, "{recipient}: {:?}", began.elapsed());
     answer
+}
+
+/// Asks until a user is known: a server that was just started may take longer than a decision. On
+/// the way there he is never refused.
+fn until_known(client: &mut Client, recipient: &str) {
+    until(&format!("known {recipient}"), || {
+        let known = answer(client, recipient);
+        assert!(!known.starts_with('5'), "{recipient}: {known}");
+        (known == "DUNNO").then_some(())
+    });
+}
+
+/// Asks until somebody is refused as unknown.
+fn until_unknown(client: &mut Client, recipient: &str) {
+    until(&format!("unknown {recipient}"), || {
+        answer(client, recipient).starts_with("550 5.1.1").then_some(())
+    });
 }
 
 /// What `mpp status` says of a directory.
