@@ -170,11 +170,11 @@ async fn no_trouble_is_ever_a_no() {
     for (more, words) in [
         ("base = \"ou=gone,dc=test,dc=example\"", "there is no ou=gone"),
         ("base = \"ou=hidden,dc=test,dc=example\"", ""),
-        ("base = \"cn=busy,ou=codes,dc=test,dc=example\"", ""),
-        ("base = \"cn=unavailable,ou=codes,dc=test,dc=example\"", ""),
-        ("base = \"cn=timelimit,ou=codes,dc=test,dc=example\"", ""),
-        ("base = \"cn=sizelimit,ou=codes,dc=test,dc=example\"", ""),
-        ("base = \"cn=referral,ou=codes,dc=test,dc=example\"", ""),
+        ("base = \"cn=busy,ou=codes,dc=test,dc=example\"", "it is busy"),
+        ("base = \"cn=unavailable,ou=codes,dc=test,dc=example\"", "it is not available"),
+        ("base = \"cn=timelimit,ou=codes,dc=test,dc=example\"", "timeLimitExceeded"),
+        ("base = \"cn=sizelimit,ou=codes,dc=test,dc=example\"", "sizeLimitExceeded"),
+        ("base = \"cn=referral,ou=codes,dc=test,dc=example\"", "refers to another server"),
         ("base = \"dc=test,dc=example\"\npassword = \"wrong-secret\"", "refuses the password"),
         ("base = \"dc=test,dc=example\"\nbind_dn = \"cn=nobody,dc=test,dc=example\"", ""),
     ] {
@@ -212,6 +212,32 @@ async fn no_trouble_is_ever_a_no() {
         let text = trouble(ask(&directory, "u1@test.example").await);
         assert!(text.contains(word), "{text}");
     }
+}
+
+/// The entry of the base can be read, what is below it cannot: a search is a success that finds
+/// nothing. What the server shows elsewhere says nothing about that.
+#[tokio::test]
+async fn what_is_hidden_below_a_base_is_no_no_either() {
+    let authority = Authority::new();
+    let server = slapd(&authority, 10);
+    let veiled = |more: &str| {
+        open(&format!(
+            "kind = \"ldap\"\npreset = \"openldap\"\nservers = [\"{}\"]\n\
+             base = \"ou=veiled,{SUFFIX}\"\nbind_dn = \"{READER}\"\n\
+             password = \"{PASSWORD}\"\ngroup_base = \"{SUFFIX}\"\n{more}",
+            server.url()
+        ))
+    };
+    let directory = veiled("");
+    let said = trouble(domain(&directory, "test.example").await);
+    assert!(said.contains("finds nobody at all"), "{said}");
+    let said = trouble(member(&directory, "v1@test.example", "staff").await);
+    assert!(said.contains("finds nobody at all"), "{said}");
+    let directory = veiled(&format!("domain_base = \"{SUFFIX}\""));
+    assert_eq!(domain(&directory, "test.example").await, Ok(true));
+    assert_eq!(domain(&directory, "other.example").await, Ok(false));
+    let said = trouble(ask(&directory, "v1@test.example").await);
+    assert!(said.contains("finds nobody at all"), "{said}");
 }
 
 /// A server that says these bytes to everybody who has said something, and closes.
@@ -375,6 +401,8 @@ async fn directory_server_389() {
         ds389::SUFFIX
     ));
     trouble(ask(&anonymous, "u1@test.example").await);
+    trouble(domain(&anonymous, "test.example").await);
+    trouble(member(&anonymous, "u2@test.example", "sales").await);
     server.kill();
     trouble(ask(&directory, "u3@test.example").await);
     server.launch();

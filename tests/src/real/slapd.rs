@@ -161,6 +161,7 @@ retcode-item \"cn=sizelimit\" 4
 retcode-item \"cn=referral\" 10 ref=ldap://127.0.0.1:3999/{SUFFIX}
 access to attrs=userPassword by anonymous auth by * none
 access to dn.subtree=\"ou=hidden,{SUFFIX}\" by * none
+access to dn.children=\"ou=veiled,{SUFFIX}\" by * none
 access to * by * read
 ",
             at("pid"),
@@ -178,6 +179,9 @@ fn seed(users: u32) -> String {
          dn: ou=people,{SUFFIX}\nobjectClass: organizationalUnit\nou: people\n\n\
          dn: ou=groups,{SUFFIX}\nobjectClass: organizationalUnit\nou: groups\n\n\
          dn: ou=hidden,{SUFFIX}\nobjectClass: organizationalUnit\nou: hidden\n\n\
+         dn: ou=veiled,{SUFFIX}\nobjectClass: organizationalUnit\nou: veiled\n\n\
+         dn: uid=v1,ou=veiled,{SUFFIX}\nobjectClass: inetOrgPerson\nuid: v1\ncn: V\nsn: V\n\
+         mail: v1@test.example\n\n\
          dn: {READER}\nobjectClass: organizationalRole\nobjectClass: simpleSecurityObject\n\
          cn: reader\nuserPassword: {PASSWORD}\n\n"
     );

@@ -12,7 +12,7 @@ mod session;
 use std::time::{Duration, Instant};
 
 use mpp_config::directory::ldap as settings;
-use mpp_hub::directory::{Answering, Directory, Examined, Trouble, Wanted};
+use mpp_hub::directory::{Answering, Directory, Examined, Trouble, Wanted, What};
 
 use connect::{Connector, Stage};
 use server::Server;
@@ -68,7 +68,8 @@ impl Ldap {
     async fn try_out(&self, server: &settings::Server, stage: &mut Stage) -> Result<String, Fault> {
         let settings = self.connector.settings();
         let mut session = self.connector.open(server, stage).await?;
-        let found = query::finds_anybody(&mut session, settings, self.connector.who()).await;
+        let (what, who) = (What::Recipient, self.connector.who());
+        let found = query::finds_any(&mut session, settings, &what, who).await;
         session.close().await;
         let sample = found?.map_or_else(
             || "the filter finds entries".to_owned(),

@@ -66,21 +66,31 @@ pub(super) async fn is_any(
     Ok(!session.search(&wanted).await?.entries.is_empty())
 }
 
-/// Sees that there is anybody to find; else why that cannot be seen. Some servers do not search for
-/// just anybody (389 Directory Server: lookthroughlimit).
-pub(super) async fn finds_anybody(
+/// Sees that there is anything to find of this kind; else why that cannot be seen. Some servers do
+/// not search for just anybody (389 Directory Server: lookthroughlimit).
+pub(super) async fn finds_any(
     session: &mut Session,
     settings: &Settings,
+    what: &What,
     who: &str,
 ) -> Result<Option<String>, Fault> {
-    let found = is_any(session, &settings.base, settings.scope, &settings.filter.any()).await;
-    match found {
+    let people = (&settings.base, settings.scope);
+    let ((base, scope), template) = match (what, &settings.domain_filter) {
+        (What::Domain, Some(filter)) => ((&settings.domain_base, Scope::Sub), filter),
+        (What::Recipient | What::Domain, _) => (people, &settings.filter),
+        (What::Member(_), _) => (people, &settings.members.account_filter),
+    };
+    match is_any(session, base, scope, &template.any()).await {
         Ok(true) => Ok(None),
         Err(Fault::Said(Trouble::NotNow(text))) => Ok(Some(text)),
         Ok(false) => {
-            let (base, filter) = (&settings.base, settings.filter.text());
+            let filter = template.text();
             let text = format!("{who} finds nobody at all below {base} with {filter}");
-            Err(Fault::Said(Trouble::Down(text)))
+            // Users may be found although there is no domain or member to see.
+            Err(Fault::Said(match what {
+                What::Recipient => Trouble::Down(text),
+                What::Domain | What::Member(_) => Trouble::NotNow(text),
+            }))
         }
         Err(fault) => Err(fault),
     }

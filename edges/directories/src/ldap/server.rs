@@ -23,8 +23,26 @@ pub(super) struct Server {
     slots: Semaphore,
     idle: Mutex<Vec<Session>>,
     rests_until: Mutex<Option<Instant>>,
-    /// Whether it has shown any entry since the start.
-    finds: AtomicBool,
+    /// Whether it has shown any user, domain or member since the start.
+    finds: Finds,
+}
+
+/// What a server has shown. Each for itself: whoever may see domains may still see no users.
+#[derive(Default)]
+struct Finds {
+    users: AtomicBool,
+    domains: AtomicBool,
+    members: AtomicBool,
+}
+
+impl Finds {
+    fn of(&self, what: &What) -> &AtomicBool {
+        match what {
+            What::Recipient => &self.users,
+            What::Domain => &self.domains,
+            What::Member(_) => &self.members,
+        }
+    }
 }
 
 /// The data is sound after any panic: it is a list or a time.
@@ -39,7 +57,7 @@ impl Server {
             slots: Semaphore::new(connections),
             idle: Mutex::default(),
             rests_until: Mutex::default(),
-            finds: AtomicBool::new(false),
+            finds: Finds::default(),
         }
     }
 
@@ -112,16 +130,15 @@ impl Server {
     ) -> Result<bool, Fault> {
         let settings = connector.settings();
         let found = query::run(session, settings, wanted, connector.who()).await?;
-        if found {
-            self.finds.store(true, Ordering::Relaxed);
-        } else if wanted.what == What::Recipient && !self.finds.load(Ordering::Relaxed) {
+        let finds = self.finds.of(&wanted.what);
+        if !found && !finds.load(Ordering::Relaxed) {
             let who = connector.who();
-            if let Some(why) = query::finds_anybody(session, settings, who).await? {
+            if let Some(why) = query::finds_any(session, settings, &wanted.what, who).await? {
                 let text = format!("{who} has found nobody yet, so nobody is unknown: {why}");
                 return Err(Fault::Said(Trouble::NotNow(text)));
             }
-            self.finds.store(true, Ordering::Relaxed);
         }
+        finds.store(true, Ordering::Relaxed);
         Ok(found)
     }
 
