@@ -37,14 +37,17 @@ impl MariaDb {
             options: options.iter().map(|&option| option.to_owned()).collect(),
             process: Process::default(),
         };
+        fs::create_dir(server.file("tmp")).expect("a folder of our own");
         let log = server.file("install.log");
+        let out = File::create(&log).expect("a folder of our own");
         // MariaDB refuses to run as root unless it is told that this is meant.
         let done = Command::new("mariadb-install-db")
             .args(["--no-defaults", "--user=root", "--auth-root-authentication-method=normal"])
             .args(["--skip-test-db", "--innodb-log-file-size=8M"])
             .arg(format!("--datadir={}", server.file("data").display()))
-            .stdout(File::create(&log).expect("a folder of our own"))
-            .stderr(Stdio::null())
+            .arg(server.temporary())
+            .stderr(out.try_clone().expect("our own file"))
+            .stdout(out)
             .status();
         assert!(done.is_ok_and(|status| status.success()), "{:?}", fs::read_to_string(&log));
         server.launch();
@@ -63,6 +66,7 @@ impl MariaDb {
                 .args([format!("--pid-file={}", at("pid")), format!("--log-error={}", at("log"))])
                 .args([format!("--bind-address={}", self.address), format!("--port={PORT}")])
                 .arg(format!("--general-log-file={}", at("queries")))
+                .arg(self.temporary())
                 .args(&self.options)
                 .stdout(Stdio::null())
                 .stderr(Stdio::null()),
@@ -118,6 +122,11 @@ impl MariaDb {
             .arg(format!("--socket={}", self.file("s").display()))
             .args(["-e", statements]);
         client
+    }
+
+    /// A MariaDB that starts removes the temporary tables of all that share their folder with it.
+    fn temporary(&self) -> String {
+        format!("--tmpdir={}", self.file("tmp").display())
     }
 
     fn file(&self, name: &str) -> PathBuf {
