@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use mpp_hub::clock::Clock;
+use mpp_config::Configuration;
+use mpp_hub::clock::{Clock, RealClock};
 use mpp_hub::log::DecisionLog;
 use mpp_hub::statistics::Statistics;
 use mpp_hub::store::Store;
 use mpp_hub::{Hub, Outside, Parts};
+use mpp_stores::embedded::EmbeddedStore;
 
 use crate::commands::Failure;
 use crate::load::Loaded;
@@ -41,6 +43,21 @@ pub(crate) fn hub(
     let statistics = read_statistics(state);
     let parts = Parts { store, clock, log, statistics, outside: Some(outside()?) };
     Ok(Hub::new(parts, loaded.configuration))
+}
+
+/// A hub for one command: it remembers nothing, and logs nothing.
+///
+/// # Errors
+/// As [`outside`].
+pub(crate) fn passing_hub(configuration: Configuration) -> std::io::Result<Hub> {
+    let parts = Parts {
+        store: EmbeddedStore::in_memory(1),
+        clock: Arc::new(RealClock),
+        log: None,
+        statistics: Statistics::default(),
+        outside: Some(outside()?),
+    };
+    Ok(Hub::new(parts, configuration))
 }
 
 /// Where look-ups run: a thread of their own, so that a slow handshake or a large answer keeps no

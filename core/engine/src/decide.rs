@@ -394,7 +394,7 @@ impl Round<'_> {
     /// Not answered yet, or not to be answered.
     pub fn looked(&mut self, key: Key) -> Result<Option<(Found, u64)>, Pause> {
         let kept = self.since(Shelf::Looked, key)?;
-        Ok(kept.and_then(|kept| Some((Found::of(kept)?, self.now_ms.saturating_sub(kept.at_ms)))))
+        Ok(kept.and_then(|kept| Found::of(kept, self.now_ms)))
     }
 
     /// What a directory says of somebody now.

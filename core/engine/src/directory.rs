@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::decide::{Pause, Round};
 use crate::identity::Keyring;
-use crate::question::{Key, Moment};
+use crate::question::{Effect, Key, Moment, Shelf};
 
 /// A directory, as far as the engine has to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,9 +85,12 @@ impl Found {
         }
     }
 
-    /// What a kept moment says; nothing if it is none of ours.
-    pub fn of(moment: Moment) -> Option<Self> {
-        [Self::Yes, Self::No, Self::NotNow].into_iter().find(|found| found.mark() == moment.tries)
+    /// What a kept moment says, and how long ago it was said, in milliseconds; nothing if it is
+    /// none of ours.
+    pub fn of(moment: Moment, now_ms: u64) -> Option<(Self, u64)> {
+        let mut all = [Self::Yes, Self::No, Self::NotNow].into_iter();
+        let found = all.find(|found| found.mark() == moment.tries)?;
+        Some((found, now_ms.saturating_sub(moment.at_ms)))
     }
 }
 
@@ -137,6 +140,12 @@ impl Lifetimes {
                 found => Ok((found, None)),
             },
         }
+    }
+
+    /// Keeps what was said just now under a key.
+    pub fn remember(&self, key: Key, found: Found) -> Effect {
+        let (shelf, keep_ms, mark) = (Shelf::Looked, self.keep_ms(found), found.mark());
+        Effect::Remember { shelf, key, keep_ms, again: true, mark }
     }
 
     /// How long the store is to keep an answer, in milliseconds.

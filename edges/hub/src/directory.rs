@@ -4,6 +4,8 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use mpp_engine::directory::Found;
+
 /// An answer that has to be waited for.
 pub type Answering<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -43,6 +45,15 @@ pub enum Trouble {
     /// It works, and cannot say this now: a 4xx to one recipient, a referral.
     #[error("{0}")]
     NotNow(String),
+}
+
+/// What an answer comes to for a decision.
+pub(crate) fn found(answer: &Result<bool, Trouble>) -> Found {
+    match answer {
+        Ok(true) => Found::Yes,
+        Ok(false) => Found::No,
+        Err(_) => Found::NotNow,
+    }
 }
 
 /// What `mpp check --live` found out about one server of a directory.

@@ -24,7 +24,7 @@ use crate::log::DecisionLog;
 use crate::resolve;
 use crate::settle::{self, Bench};
 use crate::statistics::{Counted, Statistics};
-use crate::store::Store;
+use crate::store::{Counts, Store};
 
 /// What a door wants to know, as it was read.
 #[derive(Clone, Copy, Debug)]
@@ -418,8 +418,8 @@ impl Hub {
     }
 
     /// The slow part of housekeeping: what directories have to tell. To be called every few seconds.
-    pub fn look_around(&self) {
-        let kept = self.store.counts().shelves.get(Shelf::Looked as usize).copied();
+    pub fn look_around(&self, counts: &Counts) {
+        let kept = counts.shelves.get(Shelf::Looked as usize).copied();
         self.live.load().directories.look_around(kept.unwrap_or(0));
     }
 
@@ -517,20 +517,17 @@ pub(crate) fn facts<'a>(
     scratch: &mut String,
 ) -> Facts<'a> {
     let client = asked.client.to_canonical();
+    // Each with whether it is an address.
     let texts = [
-        asked.client_name,
-        asked.reverse_name,
-        asked.helo,
-        asked.sender,
-        asked.recipient,
-        asked.sasl_user,
+        (asked.client_name, false),
+        (asked.reverse_name, false),
+        (asked.helo, false),
+        (asked.sender, true),
+        (asked.recipient, true),
+        (asked.sasl_user, false),
     ];
     lower.clear();
-    let mut place = 0;
-    let lengths = texts.map(|text| {
-        place += 1;
-        push_lower(text, (4..=5).contains(&place), lower)
-    });
+    let lengths = texts.map(|(text, is_address)| push_lower(text, is_address, lower));
     let mut rest: &'a str = lower;
     let [client_name, reverse_name, helo, sender, recipient, sasl_user] = lengths.map(|length| {
         let (head, tail) = rest.split_at_checked(length).unwrap_or((rest, ""));

@@ -97,9 +97,7 @@ impl Asking<'_> {
         let source = sources.get(usize::from(look_up.source));
         let Some(source) = source else { return Kept::RanOut(false) };
         let kept = match kept {
-            Answer::Since(Some(moment)) => {
-                Found::of(moment).map(|found| (found, self.now_ms.saturating_sub(moment.at_ms)))
-            }
+            Answer::Since(Some(moment)) => Found::of(moment, self.now_ms),
             _ => None,
         };
         source.lifetimes.judge(kept)

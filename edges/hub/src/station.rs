@@ -7,14 +7,14 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use mpp_config::directory::Directory as Configured;
 use mpp_engine::directory::Found;
-use mpp_engine::question::{Effect, Key, Shelf};
+use mpp_engine::question::Key;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::clock::Clock;
-use crate::directory::{Directory, Trouble, Wanted};
+use crate::directory::{Directory, Trouble, Wanted, found};
 use crate::room::Room;
 use crate::say;
 use crate::store::Store;
@@ -220,11 +220,7 @@ impl Station {
         let mut inner = self.inner();
         inner.numbers.look_ups += 1;
         inner.numbers.took_ms += took_ms;
-        let found = match &answer {
-            Ok(true) => Found::Yes,
-            Ok(false) => Found::No,
-            Err(_) => Found::NotNow,
-        };
+        let found = found(&answer);
         match &answer {
             Ok(true) => inner.numbers.known += 1,
             Ok(false) => inner.numbers.unknown += 1,
@@ -257,9 +253,7 @@ impl Station {
         }
         drop(inner);
         if is_kept {
-            let (shelf, keep_ms, mark) = (Shelf::Looked, lifetimes.keep_ms(found), found.mark());
-            let effect = Effect::Remember { shelf, key, keep_ms, again: true, mark };
-            around.store.perform(now_ms, &[effect]);
+            around.store.perform(now_ms, &[lifetimes.remember(key, found)]);
         }
     }
 
@@ -338,11 +332,7 @@ impl Flight {
         };
         let answer = self.station.probe(&wanted).await;
         drop(permit);
-        let found = match &answer {
-            Ok(true) => Found::Yes,
-            Ok(false) => Found::No,
-            Err(_) => Found::NotNow,
-        };
+        let found = found(&answer);
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.station.land(self.key, answer, took_ms, &self.around);
         self.sender.send_replace(Some(found));

@@ -9,7 +9,7 @@ use mpp_engine::question::{Answer, Effect, Question, Shelf};
 use serde_json::{Value, json};
 
 use crate::directories::Texts;
-use crate::directory::Wanted;
+use crate::directory::{Wanted, found};
 use crate::hub::{Asked, Hub, Live, facts};
 
 /// What directories may be asked about an address, with the texts they are asked with.
@@ -90,9 +90,7 @@ impl Hub {
         let rows = inquiry.look_ups.iter().zip(answers).map(|((look_up, wanted), answer)| {
             let station = directories.station(look_up.source);
             let kept = match answer {
-                Answer::Since(Some(moment)) => {
-                    Found::of(moment).map(|found| (found, now_ms.saturating_sub(moment.at_ms)))
-                }
+                Answer::Since(Some(moment)) => Found::of(moment, now_ms),
                 _ => None,
             };
             let lifetimes = station.map(|station| station.configured.source.lifetimes);
@@ -141,15 +139,10 @@ impl Hub {
                 continue;
             };
             let (answer, took_ms) = inquiry.live.directories.probe(station, wanted).await;
-            let found = match &answer {
-                Ok(true) => Found::Yes,
-                Ok(false) => Found::No,
-                Err(_) => Found::NotNow,
-            };
+            let found = found(&answer);
             if found != Found::NotNow {
-                let keep_ms = station.configured.source.lifetimes.keep_ms(found);
-                let (shelf, key, mark) = (Shelf::Looked, look_up.key, found.mark());
-                let effect = Effect::Remember { shelf, key, keep_ms, again: true, mark };
+                let lifetimes = station.configured.source.lifetimes;
+                let effect = lifetimes.remember(look_up.key, found);
                 self.store().perform(self.now_ms(), &[effect]);
                 station.forget(look_up.key);
             }

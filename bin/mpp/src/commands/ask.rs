@@ -1,13 +1,7 @@
 //! `mpp ask`: judge a made-up transaction.
 
-use std::sync::Arc;
-
 use clap::Args;
 use mpp_admin::AskError;
-use mpp_hub::Parts;
-use mpp_hub::clock::RealClock;
-use mpp_hub::statistics::Statistics;
-use mpp_stores::embedded::EmbeddedStore;
 use serde_json::{Value, json};
 
 use super::Failure;
@@ -81,16 +75,8 @@ impl Ask {
     }
 
     fn without_daemon(&self, request: &Value) -> Result<Value, Failure> {
-        let store = EmbeddedStore::in_memory(1);
         let loaded = load::load(self.daemon.config.as_deref(), 1).map_err(Failure)?;
-        let parts = Parts {
-            store,
-            clock: Arc::new(RealClock),
-            log: None,
-            statistics: Statistics::default(),
-            outside: Some(wiring::outside()?),
-        };
-        let hub = mpp_hub::Hub::new(parts, loaded.configuration);
+        let hub = wiring::passing_hub(loaded.configuration)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(mpp_admin::judge(&hub, request)).map_err(Failure)
     }

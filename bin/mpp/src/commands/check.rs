@@ -2,13 +2,8 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
-use mpp_hub::clock::RealClock;
-use mpp_hub::statistics::Statistics;
-use mpp_hub::{Hub, Parts};
-use mpp_stores::embedded::EmbeddedStore;
 use serde_json::Value;
 
 use super::{Failure, recipients};
@@ -54,14 +49,7 @@ impl Check {
 
     /// Tries every server out. Fails if any does not work.
     fn try_out(&self, loaded: load::Loaded) -> Result<(), Failure> {
-        let parts = Parts {
-            store: EmbeddedStore::in_memory(1),
-            clock: Arc::new(RealClock),
-            log: None,
-            statistics: Statistics::default(),
-            outside: Some(wiring::outside()?),
-        };
-        let hub = Hub::new(parts, loaded.configuration);
+        let hub = wiring::passing_hub(loaded.configuration)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut out = String::new();
         let mut failures = 0;

@@ -265,7 +265,9 @@ impl Node {
     /// The slow part of housekeeping.
     fn look_around(&self, seen: &mut Seen) {
         wiring::write_statistics(&self.state, &self.hub);
-        self.hub.look_around();
+        // Counting takes the store's lock: once serves all that want to know.
+        let counts = self.hub.store().counts();
+        self.hub.look_around(&counts);
         let health = self.hub.store().health();
         let is_good = health == Health::Good;
         match health {
@@ -276,7 +278,7 @@ impl Node {
             Health::Good | Health::MemoryOnly(_) => {}
         }
         seen.was_good = is_good;
-        let bytes = self.hub.store().counts().memory_bytes;
+        let bytes = counts.memory_bytes;
         seen.most_bytes = seen.most_bytes.max(bytes);
         if seen.most_bytes - bytes > GIVE_BACK_BYTES.max(seen.most_bytes / 4) {
             mpp_heap::give_back();
