@@ -12,5 +12,6 @@
 pub mod ldap;
 pub mod milter;
 pub mod policy;
+pub mod proxy_protocol;
 pub mod smtp;
 pub mod smtp_server;
