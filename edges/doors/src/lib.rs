@@ -2,7 +2,6 @@
 
 pub mod listen;
 pub mod milter;
-mod next_hop;
 pub mod policy;
 pub mod proxy;
 

@@ -297,6 +297,7 @@ impl Session {
             context: CONTEXT,
             size_bytes: self.message.size_bytes,
             recipient_count: if is_at_end { recipients } else { 0 },
+            is_early: false,
             unknown: &[],
         };
         let judged = self.door.hub.judge(&asked, &mut self.desk).await;

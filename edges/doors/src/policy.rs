@@ -386,6 +386,7 @@ fn asked<'a>(request: &'a Request<'a>, texts: &'a mut String) -> Option<Asked<'a
         recipient_count: number(request.recipient_count)
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or(0),
+        is_early: false,
         unknown: &request.unknown,
     })
 }

@@ -10,7 +10,7 @@ use mpp_engine::address;
 use mpp_engine::decide::{Case, Decision, Event, Held, Remark, Value, lets_through};
 use mpp_engine::directory::Memberships;
 use mpp_engine::facts::{Direction, Facts, Repeat, Reserved, Stage};
-use mpp_engine::identity::Parties;
+use mpp_engine::identity::{Keyring, Parties};
 use mpp_engine::question::{Answer, Effect, Shelf};
 use mpp_engine::reply::{self, Reply};
 use mpp_engine::transaction::Transactions;
@@ -45,6 +45,7 @@ pub struct Asked<'a> {
     pub context: &'a str,
     pub size_bytes: u64,
     pub recipient_count: u32,
+    pub is_early: bool,
     /// Attributes that nobody knows: for the log.
     pub unknown: &'a [(&'a [u8], &'a [u8])],
 }
@@ -56,7 +57,9 @@ pub struct Desk {
     pub(crate) fresh: Vec<Answer>,
     pub(crate) lower: String,
     pub(crate) members: Memberships,
-    scratch: String,
+    /// What the recipient that was judged last reserved, or the message at its end.
+    pub(crate) held: Vec<Held>,
+    pub(crate) scratch: String,
     stamp: Stamp,
     line: String,
     /// The text of the reply to the last judgement, its id included; empty if nothing is refused.
@@ -123,6 +126,7 @@ pub struct Hub {
     ids: Ids,
     transactions: Mutex<Transactions>,
     statistics: Mutex<Statistics>,
+    started_ms: u64,
 }
 
 impl std::fmt::Debug for Hub {
@@ -141,6 +145,7 @@ impl Hub {
             outside.as_ref(),
             (&store, &clock),
         );
+        let started_ms = clock.now_ms();
         let live = ArcSwap::from_pointee(Live { configuration, generation: 1, directories });
         Self {
             store,
@@ -149,6 +154,7 @@ impl Hub {
             outside,
             log,
             ids: Ids::default(),
+            started_ms,
             transactions: Mutex::default(),
             statistics: Mutex::new(statistics),
         }
@@ -189,12 +195,17 @@ impl Hub {
         self.clock.now_ms()
     }
 
+    /// When it was put together, as [`Hub::now_ms`] has it.
+    pub fn started_ms(&self) -> u64 {
+        self.started_ms
+    }
+
     /// The statistics.
     pub fn statistics(&self) -> MutexGuard<'_, Statistics> {
         self.statistics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn transactions(&self) -> MutexGuard<'_, Transactions> {
+    pub(crate) fn transactions(&self) -> MutexGuard<'_, Transactions> {
         self.transactions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -224,7 +235,7 @@ impl Hub {
         desk.case.clear();
         let (decision, trips) =
             settle::settle(bench, &facts, &mut desk.case, &mut desk.fresh).await;
-        self.keep_account(&facts, &ties, (lets_through(&decision), now_ms), &mut desk.case);
+        self.keep_account(&facts, &ties, (lets_through(&decision), now_ms), desk);
         self.follow_up(bench, &facts, desk).await;
 
         let id = self.ids.next(now_ms);
@@ -356,8 +367,9 @@ impl Hub {
         facts: &Facts<'_>,
         ties: &Ties,
         (passes, now_ms): (bool, u64),
-        case: &mut Case,
+        desk: &mut Desk,
     ) {
+        desk.held.clear();
         let mut transactions = self.transactions();
         transactions.answered(ties.request, passes, now_ms);
         if passes && facts.stage == Stage::Rcpt {
@@ -370,16 +382,18 @@ impl Hub {
             if passes {
                 // Whoever sees it behind the queue sees what was counted here.
                 transactions.answered(ties.queued, true, now_ms);
+                desk.held = held;
             } else {
                 back = held;
             }
         } else if passes {
-            transactions.hold((ties.instance, ties.context), &case.held, now_ms);
+            transactions.hold((ties.instance, ties.context), &desk.case.held, now_ms);
+            desk.held.extend_from_slice(&desk.case.held);
         } else if facts.stage == Stage::Data {
             back = transactions.end(ties.instance);
         }
         drop(transactions);
-        give_back(&back, &mut case.effects);
+        give_back(&back, &mut desk.case.effects);
     }
 
     /// Notes that whoever asks in this context asks at the end of a message too, so that what an
@@ -423,7 +437,11 @@ impl Hub {
         self.live.load().directories.look_around(kept.unwrap_or(0));
     }
 
-    fn write_line<'l>(
+    pub(crate) fn new_id(&self, now_ms: u64) -> Id {
+        self.ids.next(now_ms)
+    }
+
+    pub(crate) fn write_line<'l>(
         &self,
         desk: &'l mut Desk,
         make: impl FnOnce(&'l str, &'l str, &'l [Remark]) -> Line<'l>,
@@ -440,7 +458,7 @@ impl Hub {
 }
 
 /// Writes the text of the reply to the desk.
-fn write_reply(verdict: &Verdict, id: Id, desk: &mut Desk) -> Option<Reply> {
+pub(crate) fn write_reply(verdict: &Verdict, id: Id, desk: &mut Desk) -> Option<Reply> {
     desk.reply.clear();
     let reply = reply::reply(verdict, &mut desk.reply)?;
     desk.reply.push_str(" (");
@@ -449,7 +467,7 @@ fn write_reply(verdict: &Verdict, id: Id, desk: &mut Desk) -> Option<Reply> {
     Some(reply)
 }
 
-fn give_back(held: &[Held], effects: &mut Vec<Effect>) {
+pub(crate) fn give_back(held: &[Held], effects: &mut Vec<Effect>) {
     effects.extend(held.iter().map(|held| {
         let Held { key, at_ms, amount } = *held;
         Effect::GiveBack { key, at_ms, amount }
@@ -487,11 +505,15 @@ impl Ties {
         };
         let transaction = ring.pair(instance, 0x20_0000);
         let queue_id = facts.queue_id;
-        let queued =
-            if queue_id.is_empty() { 0 } else { ring.pair(ring.text(queue_id), 0x40_0000) };
+        let queued = queue_tie(ring, queue_id);
         let request = ring.pair(instance, place);
         Self { request, instance, transaction, connection, context, queued }
     }
+}
+
+/// What ties those together who see a message by its queue id; 0 without one.
+pub(crate) fn queue_tie(ring: Keyring, queue_id: &str) -> u64 {
+    if queue_id.is_empty() { 0 } else { ring.pair(ring.text(queue_id), 0x40_0000) }
 }
 
 /// Appends a text in lower case, an address in its canonical form; returns how long that is.
@@ -560,6 +582,7 @@ pub(crate) fn facts<'a>(
         repeat: Repeat::No,
         has_accepted: false,
         is_new_connection: false,
+        is_early: asked.is_early,
         is_spared: is_local || configuration.networks.trusted.contains(client),
         reserved: Reserved::default(),
         keys: ring.keys(&parties, scratch),

@@ -13,6 +13,7 @@ mod hub;
 pub mod id;
 mod line;
 pub mod log;
+mod passing;
 mod resolve;
 mod room;
 mod settle;
@@ -20,6 +21,7 @@ mod sketch;
 mod station;
 pub mod statistics;
 pub mod store;
+pub mod tls;
 mod verification;
 
 pub use directories::{Open, Outside};

@@ -102,8 +102,8 @@ milter_protocol = 6"
 /// Where a proxy listens and where it goes on to, as Postfix writes them.
 fn ends(proxy: &Proxy) -> (String, String) {
     let listen = proxy.listen.first().map_or("", String::as_str);
-    let next_hop = proxy.next_hops.first().map_or("", String::as_str);
-    (listen.to_owned(), next_hop.to_owned())
+    let hop = proxy.hops.first().and_then(|hop| hop.servers.first());
+    (listen.to_owned(), hop.map(ToString::to_string).unwrap_or_default())
 }
 
 fn before_queue_lines(proxy: &Proxy) -> String {
