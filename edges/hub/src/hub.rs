@@ -25,6 +25,7 @@ use crate::resolve;
 use crate::settle::{self, Bench};
 use crate::statistics::{Counted, Statistics};
 use crate::store::{Counts, Store};
+use crate::trace::Traces;
 
 /// What a door wants to know, as it was read.
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +124,7 @@ pub struct Hub {
     ids: Ids,
     transactions: Mutex<Transactions>,
     statistics: Mutex<Statistics>,
+    pub(crate) traces: Arc<Traces>,
 }
 
 impl std::fmt::Debug for Hub {
@@ -151,6 +153,7 @@ impl Hub {
             ids: Ids::default(),
             transactions: Mutex::default(),
             statistics: Mutex::new(statistics),
+            traces: Arc::default(),
         }
     }
 

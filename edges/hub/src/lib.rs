@@ -20,6 +20,7 @@ mod sketch;
 mod station;
 pub mod statistics;
 pub mod store;
+pub mod trace;
 mod verification;
 
 pub use directories::{Open, Outside};
