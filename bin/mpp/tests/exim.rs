@@ -34,8 +34,8 @@ fn proxy(next_hop: &str) -> (Daemon, String) {
 /// last the message.
 fn send(server: &str, recipients: &[&str]) -> Vec<(u16, String)> {
     let mut smtp = Smtp::connect(server);
-    let to: String = recipients.iter().map(|to| format!("RCPT TO:<{to}>\r\n")).collect();
-    let envelope = format!("MAIL FROM:<a@x.example> BODY=8BITMIME\r\n{to}DATA\r\n");
+    let to: Vec<String> = recipients.iter().map(|to| format!("RCPT TO:<{to}>\r\n")).collect();
+    let envelope = format!("MAIL FROM:<a@x.example> BODY=8BITMIME\r\n{}DATA\r\n", to.concat());
     smtp.send(envelope.as_bytes());
     assert_eq!(smtp.reply().code, 250, "the sender");
     let mut said = Vec::new();
