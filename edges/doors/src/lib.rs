@@ -1,5 +1,6 @@
 //! Doors: bytes to facts, decision to bytes.
 
+mod dialogue;
 pub mod listen;
 pub mod milter;
 pub mod policy;

@@ -12,11 +12,13 @@ use std::time::Duration;
 
 use mpp_engine::facts::Stage;
 use mpp_engine::verdict::Action;
+use mpp_hub::trace::Speaker;
 use mpp_hub::{Asked, Desk, Hub};
 use mpp_wire::milter::{Answer, Decoder, Event, MacroStage, VERSION, actions, protocol};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
+use crate::dialogue;
 use crate::listen::Connection;
 
 /// Bytes read at once.
@@ -132,7 +134,13 @@ impl Session {
             let end = loop {
                 match decoder.next_event() {
                     Ok(Some(Event::Quit)) => break Some(None),
-                    Ok(Some(event)) => self.answer(event, &mut out).await,
+                    Ok(Some(event)) => {
+                        let (step, before) = (self.watched_step(&event), out.len());
+                        self.answer(event, &mut out).await;
+                        if let Some((client, step)) = step {
+                            self.show((client, &step), out.get(before..).unwrap_or_default());
+                        }
+                    }
                     Ok(None) => break None,
                     Err(malformed) => break Some(Some(malformed.to_string())),
                 }
@@ -259,6 +267,24 @@ impl Session {
             self.door.hub.leave(self.door.hub.transaction(&self.message.instance));
         }
         self.message = Message::default();
+    }
+
+    /// A step in words and whose it is, if somebody watches the client or whoever it may turn out
+    /// to be.
+    fn watched_step(&self, event: &Event<'_>) -> Option<(Option<IpAddr>, String)> {
+        let (hub, client) = (&self.door.hub, self.client.address);
+        let is_watched = hub.is_watched() && client.is_none_or(|client| hub.traces(client));
+        is_watched.then(|| Some((client, dialogue::step(event)?))).flatten()
+    }
+
+    /// To those who watch the client: a step, and the answer to it.
+    fn show(&self, (client, step): (Option<IpAddr>, &str), answer: &[u8]) {
+        let Some(client) = self.client.address.or(client) else { return };
+        let session = format!("milter.{:x}", self.number);
+        self.door.hub.trace(client, &session, Speaker::Client, step);
+        if let Some(answer) = dialogue::answers(answer) {
+            self.door.hub.trace(client, &session, Speaker::Server, &answer);
+        }
     }
 
     /// Asks if anything is to be asked at this stage, and answers if the server waits for it.

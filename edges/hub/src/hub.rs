@@ -25,6 +25,7 @@ use crate::resolve;
 use crate::settle::{self, Bench};
 use crate::statistics::{Counted, Statistics};
 use crate::store::{Counts, Store};
+use crate::trace::Traces;
 
 /// What a door wants to know, as it was read.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +128,7 @@ pub struct Hub {
     transactions: Mutex<Transactions>,
     statistics: Mutex<Statistics>,
     started_ms: u64,
+    pub(crate) traces: Arc<Traces>,
 }
 
 impl std::fmt::Debug for Hub {
@@ -157,6 +159,7 @@ impl Hub {
             started_ms,
             transactions: Mutex::default(),
             statistics: Mutex::new(statistics),
+            traces: Arc::default(),
         }
     }
 

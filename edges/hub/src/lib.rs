@@ -22,6 +22,7 @@ mod station;
 pub mod statistics;
 pub mod store;
 pub mod tls;
+pub mod trace;
 mod verification;
 
 pub use directories::{Open, Outside};

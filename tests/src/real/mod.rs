@@ -5,6 +5,7 @@ pub mod auth;
 pub mod ca;
 pub mod daemon;
 pub mod ds389;
+pub mod exim;
 pub mod fake_smtp;
 pub mod ldap;
 pub mod mail_host;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use mpp_engine::facts::Stage;
 use mpp_engine::verdict::Action;
+use mpp_hub::trace::Speaker;
 use mpp_hub::{Asked, Desk};
 use mpp_wire::smtp_server::{Command, Decoder};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
@@ -104,7 +105,7 @@ impl Session {
             .address
             .is_none_or(|it| networks.local.contains(it) || networks.trusted.contains(it));
         Self {
-            id: format!("{:x}.{number:x}", door.hub.started_ms() / 1000),
+            id: format!("proxy.{:x}.{number:x}", door.hub.started_ms() / 1000),
             peer: client.address,
             door,
             setup,
@@ -158,7 +159,15 @@ impl Session {
         let mut until = None;
         loop {
             match self.decoder.next_command() {
-                Ok(Some(command)) => return Ok(Some(own(command))),
+                Ok(Some(command)) => {
+                    if let Some(client) = self.client.address
+                        && self.door.hub.traces(client)
+                    {
+                        let hub = &self.door.hub;
+                        hub.trace(client, &self.id, Speaker::Client, &shown(&command));
+                    }
+                    return Ok(Some(own(command)));
+                }
                 Ok(None) => {}
                 Err(fault) => {
                     self.bye(reply::to_fault(fault)).await?;
@@ -316,10 +325,18 @@ impl Session {
         self.commands = 0;
     }
 
+    /// To those who watch the client.
+    pub(crate) fn show(&self, speaker: Speaker, text: &str) {
+        if let Some(client) = self.client.address {
+            self.door.hub.trace(client, &self.id, speaker, text);
+        }
+    }
+
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
         if self.out.is_empty() {
             return Ok(());
         }
+        self.show(Speaker::Server, &self.out);
         let write = async {
             self.io.write_all(self.out.as_bytes()).await?;
             self.io.flush().await
@@ -396,6 +413,35 @@ pub(crate) async fn read(io: &mut Connection, decoder: &mut Decoder) -> io::Resu
         })
     })
     .await
+}
+
+/// A command as it was said, for those who watch.
+fn shown(command: &Command<'_>) -> String {
+    let with = |verb: &str, rest: &[u8]| format!("{verb} {}", String::from_utf8_lossy(rest));
+    let addressed = |verb: &str, path: &[u8], parameters: &[u8]| {
+        let (path, rest) = (String::from_utf8_lossy(path), String::from_utf8_lossy(parameters));
+        format!("{verb}:<{path}> {rest}").trim_end().to_owned()
+    };
+    match *command {
+        Command::Helo(name) => with("HELO", name),
+        Command::Ehlo(name) => with("EHLO", name),
+        Command::Mail { path, parameters } => addressed("MAIL FROM", path, parameters),
+        Command::Rcpt { path, parameters } => addressed("RCPT TO", path, parameters),
+        Command::Xforward(attributes) => with("XFORWARD", attributes),
+        Command::Xclient(attributes) => with("XCLIENT", attributes),
+        Command::Bdat { bytes, is_last } => {
+            format!("BDAT {bytes}{}", if is_last { " LAST" } else { "" })
+        }
+        Command::Data => "DATA".to_owned(),
+        Command::StartTls => "STARTTLS".to_owned(),
+        Command::Rset => "RSET".to_owned(),
+        Command::Noop => "NOOP".to_owned(),
+        Command::Quit => "QUIT".to_owned(),
+        Command::Help => "HELP".to_owned(),
+        Command::Vrfy => "VRFY".to_owned(),
+        Command::Syntax => "(what cannot be read)".to_owned(),
+        Command::Unknown => "(what is no command)".to_owned(),
+    }
 }
 
 fn own(command: Command<'_>) -> Said {

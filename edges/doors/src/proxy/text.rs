@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use mpp_engine::facts::Stage;
+use mpp_hub::trace::Speaker;
 use mpp_wire::smtp_server::Text;
 use tokio::time::Instant;
 
@@ -208,6 +209,8 @@ impl Session {
     /// The text is there but for what is left of it: whatever is said now is the answer.
     async fn end_of_message(&mut self, mut rest: Vec<u8>) -> io::Result<Next> {
         self.look_at(&mut rest);
+        let bytes = self.transaction.as_ref().map_or(0, |message| message.watch.bytes);
+        self.show(Speaker::Note, &format!("a text of {bytes} bytes"));
         let fault = self.transaction.as_ref().and_then(|message| message.fault);
         if let Some(fault) = fault {
             Tally::more(&self.tally().refused);
