@@ -125,7 +125,7 @@ impl NextHop {
             self.offers = Offers::of(&reply);
             return Ok(());
         }
-        if self.is_lmtp {
+        if self.is_lmtp || !matches!(reply.code, 500 | 502 | 504) {
             return Err(says(&reply));
         }
         let reply = self.say(&format!("HELO {name}\r\n")).await?;

@@ -269,7 +269,10 @@ impl Session {
             transaction.is_discarded |= judged.decision.verdict.action == Action::Discard;
         }
         let reply = judged.reply?;
-        Some(format!("{} {} {}\r\n", reply.code, reply.status, desk.reply))
+        // Before the greeting "not now" is spelled so (RFC 5321 section 4.2.3).
+        let is_first = stage == Stage::Connect && reply.code < 500;
+        let code = if is_first { 421 } else { reply.code };
+        Some(format!("{code} {} {}\r\n", reply.status, desk.reply))
     }
 
     /// Gives a message up, at the next hop too.
