@@ -182,7 +182,8 @@ fn commands_out_of_order_and_what_is_none() {
         let reply = raw.say(line);
         assert!(reply.starts_with(code), "{line}: {reply}");
     }
-    for bytes in [&b"NOOP\n"[..], b"NO\0OP\r\n", &[b'x'; 100_000], b"NOOP\rNOOP\r\n"] {
+    let endless = "x".repeat(100_000);
+    for bytes in [&b"NOOP\n"[..], b"NO\0OP\r\n", endless.as_bytes(), b"NOOP\rNOOP\r\n"] {
         let mut raw = RawSmtp::connect(&listen);
         raw.send(bytes);
         let reply = raw.reply();

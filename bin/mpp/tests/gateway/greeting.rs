@@ -77,7 +77,7 @@ fn a_balancer_says_who_the_client_is() {
     let (_mpp, listen) = gateway(ledger.address(), "", RULES);
     let mut raw = RawSmtp::open(&listen);
     raw.send(b"PROXY TCP4 192.0.2.13 192.0.2.1 12345 25\r\n");
-    assert!(raw.reply().starts_with("220") || raw.reply().starts_with("5"));
+    assert!(raw.reply().starts_with("220") || raw.reply().starts_with('5'));
 }
 
 #[test]

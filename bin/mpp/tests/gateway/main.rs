@@ -64,7 +64,9 @@ pub(crate) fn text(listen: &str, next_hop: &str, settings: &str, rules: &str) ->
         [("domains", "[\"test.example\"]"), ("greet_delay", "\"0s\""), ("resolve", "false")]
     {
         if !settings.contains(&format!("{name} =")) {
-            text.push_str(&format!("{name} = {value}\n"));
+            for part in [name, " = ", value, "\n"] {
+                text.push_str(part);
+            }
         }
     }
     format!("{text}{settings}\n{rules}")
