@@ -9,6 +9,7 @@ pub mod fake_smtp;
 pub mod ldap;
 pub mod mail_host;
 pub mod mariadb;
+pub mod milter_peer;
 pub mod policy;
 pub mod postfix;
 pub mod postgres;

@@ -156,7 +156,7 @@ impl Session {
                 self.step(Stage::Mail, protocol::QUIET_MAIL, out).await;
             }
             Event::Recipient { address, .. } => self.recipient(address, out).await,
-            Event::Data => drop(self.step(Stage::Data, protocol::NO_DATA, out).await),
+            Event::Data => drop(self.step(Stage::Data, 0, out).await),
             Event::Header { name, is_cut } => self.header((name, is_cut), out),
             Event::EndOfMessage => self.end(out).await,
             // Negotiated away; a server that cannot leave them out wants an answer to each.
