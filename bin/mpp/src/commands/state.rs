@@ -106,6 +106,9 @@ pub(crate) fn statistics(report: &Value) -> String {
     for directory in &directories {
         push_directory(directory, &mut out);
     }
+    for proxy in report["proxies"].as_array().into_iter().flatten() {
+        push_proxy(proxy, &mut out);
+    }
     let days = report["days"].as_array().cloned().unwrap_or_default();
     if !days.is_empty() {
         let _ = writeln!(
@@ -184,6 +187,16 @@ impl Status {
         }
         print::out(&out);
         Ok(())
+    }
+}
+
+fn push_proxy(proxy: &Value, out: &mut String) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "\nProxy {}, since the start", text(proxy, "name"));
+    for (name, value) in proxy.as_object().into_iter().flatten() {
+        if let Some(value) = value.as_u64() {
+            let _ = writeln!(out, "  {:34} {:>12}", name.replace('_', " "), count(value));
+        }
     }
 }
 
