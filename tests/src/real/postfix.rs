@@ -76,6 +76,25 @@ impl Postfix {
         fs::read_dir(self.folder.path().join("mail/all/new")).map_or(0, Iterator::count)
     }
 
+    /// The messages that were delivered, each as `RECIPIENT` and text, in order.
+    pub fn mail(&self) -> Vec<(String, String)> {
+        let folder = fs::read_dir(self.folder.path().join("mail/all/new")).into_iter().flatten();
+        let texts = folder.flatten().filter_map(|file| fs::read_to_string(file.path()).ok());
+        let mut mail: Vec<(String, String)> = texts
+            .map(|text| {
+                let to = text.lines().find_map(|line| line.strip_prefix("Delivered-To: "));
+                (to.unwrap_or_default().to_owned(), text)
+            })
+            .collect();
+        mail.sort();
+        mail
+    }
+
+    /// How many messages lie in a queue, such as "hold".
+    pub fn queued(&self, queue: &str) -> usize {
+        fs::read_dir(self.queue().join(queue)).map_or(0, Iterator::count)
+    }
+
     /// Waits until as many messages were delivered.
     pub fn wait_for_delivered(&self, count: usize) {
         until(&format!("{count} messages delivered"), || (self.delivered() >= count).then_some(()));
