@@ -98,7 +98,7 @@ fn configuration(root: &Path, own: &str, (milter, next_hop): (&str, &str)) -> St
     };
     let (hop, hop_port) = ends(next_hop);
     let milter = if milter.starts_with("unix:") {
-        // Below /tmp, where everybody may write.
+        // Below /tmp, where everybody may write: TrustStickyBit lets it do.
         milter.replace("unix:", "local:")
     } else {
         let (host, port) = ends(milter);
