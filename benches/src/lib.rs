@@ -1,7 +1,7 @@
 //! Measurements, each beside a reference in the same run.
 //!
-//! `peers` holds mpp against a null responder, postgrey and sqlgrey; `limits` measures what mpp
-//! takes: memory, disk, pauses, start. Servers run on one core, whoever measures on the other. No
+//! `peers` holds mpp against a null responder, postgrey and sqlgrey; `mail_path` against what else
+//! can stand in the path of mail; `limits` measures what mpp takes: memory, disk, pauses, start. Servers run on one core, whoever measures on the other. No
 //! figure here is asserted: machines differ. What came out is in `docs/benchmarks.md`.
 //!
 //! The stores of others are compared in a workspace of their own, `benches/stores-compared`.
@@ -15,7 +15,9 @@
 )]
 
 pub mod drive;
+pub mod hops;
 pub mod load;
 pub mod null;
 pub mod process;
 pub mod servers;
+pub mod turned_away;

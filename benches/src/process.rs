@@ -1,5 +1,6 @@
 //! What a process takes, from `/proc`; and on which core it runs.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -38,6 +39,45 @@ pub fn cpu_ns(pid: u32) -> u64 {
         fs::read_to_string(path.join("schedstat")).ok()?.split_whitespace().next()?.parse().ok()
     };
     threads.flatten().filter_map(|thread| of(thread.path())).sum()
+}
+
+/// Seconds of processor time, user's and system's, that a process and all below it have taken, those
+/// included that have ended and were waited for. In steps of a hundredth of a second.
+pub fn tree_cpu_s(pid: u32) -> f64 {
+    let mut parents = BTreeMap::new();
+    let mut ticks = BTreeMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(own) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // The name before it may hold anything, a parenthesis included.
+        let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
+        let numbers: Vec<u64> = rest.split(' ').map(|word| word.parse().unwrap_or(0)).collect();
+        parents.insert(own, numbers.get(1).copied().unwrap_or(0));
+        // utime, stime, cutime, cstime: fields 14 to 17 of proc(5).
+        ticks.insert(own, numbers.iter().skip(11).take(4).sum::<u64>());
+    }
+    let is_below = |mut process: u32| {
+        while process != pid && process > 1 {
+            let parent = parents.get(&process).and_then(|it| u32::try_from(*it).ok());
+            process = parent.unwrap_or(0);
+        }
+        process == pid
+    };
+    let all: u64 = ticks.iter().filter(|(own, _)| is_below(**own)).map(|(_, ticks)| ticks).sum();
+    all as f64 / 100.0
+}
+
+/// Lets this process and those that it starts open as many files as is allowed at all.
+pub fn open_many_files() {
+    let limits = fs::read_to_string("/proc/self/limits").expect("Linux");
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let most = line.and_then(|line| line.split_whitespace().nth(1)).expect("a limit");
+    let own = std::process::id().to_string();
+    let limit = format!("--nofile={most}:{most}");
+    let status = Command::new("prlimit").args(["--pid", &own, &limit]).status();
+    assert!(status.is_ok_and(|status| status.success()), "prlimit (Debian: util-linux)");
 }
 
 /// Bytes of memory that a process has resident, files mapped into it included.

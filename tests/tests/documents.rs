@@ -68,6 +68,8 @@ fn every_check_has_a_document_that_names_its_settings() {
     text.push_str("[directory.ldap]\nkind = \"ldap\"\n[directory.sql]\nkind = \"sql\"\n");
     text.push_str("[directory.smtp]\nkind = \"smtp\"\n");
     text.push_str("[proxy.x]\nlisten = [\"127.0.0.1:1\"]\nnext_hop = [\"127.0.0.1:2\"]\n");
+    text.push_str("[proxy.x.starttls]\ncertificate = \"x.pem\"\nkey = \"x.pem\"\n");
+    text.push_str("[[proxy.x.route]]\ndomains = [\"a.example\"]\nnext_hop = [\"127.0.0.1:2\"]\n");
     let read = mpp_config::compile("x", &text, &BTreeMap::new(), 1);
     assert!(read.effective.len() > 60);
     for (setting, _) in read.effective {
@@ -118,13 +120,20 @@ fn every_example_is_a_sound_configuration() {
                 if read.wanted.is_empty() {
                     break read;
                 }
-                files.extend(read.wanted.keys().map(|name| (name.clone(), String::new())));
+                files.extend(read.wanted.keys().map(|name| (name.clone(), content(name))));
             };
             assert_eq!(read.diagnostics, [], "in {}:\n{block}", path.display());
             seen += 1;
         }
     }
     assert!(seen >= 10, "where are the examples?");
+}
+
+/// What a file that an example names may hold.
+fn content(name: &str) -> String {
+    let is_pem = name.ends_with(".pem");
+    let text = "-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n";
+    if is_pem { text.to_owned() } else { String::new() }
 }
 
 #[test]

@@ -122,6 +122,7 @@ async fn judge(hub: &Hub, recipient: &str) -> Verdict {
         context: "",
         size_bytes: 0,
         recipient_count: 0,
+        is_early: false,
         unknown: &[],
     };
     let verdict = hub.judge(&asked, &mut Desk::default()).await.decision.verdict;

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mpp_admin::Control;
+use mpp_config::Configuration;
+use mpp_doors::proxy::{Change, Gate};
 use mpp_hub::Hub;
 use serde_json::{Value, json};
 
@@ -18,6 +20,7 @@ pub(crate) struct Reloader {
     seen: Mutex<Vec<Stamp>>,
     /// Where policy service, milter and proxies are.
     listeners: [Vec<String>; 3],
+    gates: Vec<Arc<Gate>>,
     state: PathBuf,
 }
 
@@ -26,10 +29,11 @@ impl Reloader {
         hub: Arc<Hub>,
         config: Option<&Path>,
         lists: Lists,
-        (listeners, state): ([Vec<String>; 3], PathBuf),
+        (listeners, gates, state): ([Vec<String>; 3], Vec<Arc<Gate>>, PathBuf),
     ) -> Self {
         let config = config.map(Path::to_owned);
-        Self { hub, config, lists: Mutex::new(lists), seen: Mutex::default(), listeners, state }
+        let (lists, seen) = (Mutex::new(lists), Mutex::default());
+        Self { hub, config, lists, seen, listeners, gates, state }
     }
 
     /// Whether a list file is not as it was read, and nobody writes to it any more: half a list of
@@ -45,12 +49,46 @@ impl Reloader {
     }
 }
 
+/// What a configuration changes of the proxies that are there: all of it can be done, or none.
+fn prepare<'g>(
+    gates: &'g [Arc<Gate>],
+    configuration: &Configuration,
+) -> Result<Vec<(&'g Gate, Change)>, String> {
+    let mut changes = Vec::new();
+    for gate in gates {
+        let before = gate.proxy();
+        let now = configuration.proxies.iter().find(|proxy| proxy.name == before.name);
+        // Where it listens is for the next start; what it does there is for now.
+        if let Some(now) = now.filter(|now| ***now != *before) {
+            changes.push((&**gate, gate.prepare(now)?));
+        }
+    }
+    Ok(changes)
+}
+
+/// What is counted of a proxy.
+fn tally(gate: &Gate) -> Value {
+    let mut row = serde_json::Map::new();
+    row.insert("name".into(), json!(&*gate.proxy().name));
+    row.extend(gate.tally.numbers().into_iter().map(|(name, n)| (name.to_owned(), json!(n))));
+    Value::Object(row)
+}
+
+/// Where proxies listen, by their names.
+fn places(configuration: &Configuration) -> Vec<(&str, &[String])> {
+    configuration.proxies.iter().map(|proxy| (&*proxy.name, &*proxy.listen)).collect()
+}
+
 impl Control for Reloader {
     fn reload(&self) -> Result<String, String> {
         let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = load::load(self.config.as_deref(), self.hub.store().seed());
-        let loaded = match loaded {
-            Ok(loaded) => loaded,
+        let prepared = loaded.and_then(|loaded| {
+            let changes = prepare(&self.gates, &loaded.configuration);
+            Ok((changes.map_err(|text| format!("error: {text}\n"))?, loaded))
+        });
+        let (changes, loaded) = match prepared {
+            Ok(prepared) => prepared,
             Err(problems) => {
                 // What is wrong now is looked at again only when it has changed.
                 for (path, stamp) in lists.iter_mut() {
@@ -65,14 +103,17 @@ impl Control for Reloader {
         let old = self.hub.live();
         let (now, then) = (&loaded.configuration, &old.configuration);
         let changed_at_start =
-            then.server != now.server || then.listen != now.listen || then.proxies != now.proxies;
+            then.server != now.server || then.listen != now.listen || places(then) != places(now);
         let policies = loaded.configuration.policies.count();
         drop(old);
         drop(self.hub.replace(loaded.configuration));
+        for (gate, change) in changes {
+            gate.take(change);
+        }
         let mut text =
             format!("configuration {} taken, {policies} policies", self.hub.live().generation);
         if changed_at_start {
-            text.push_str("; [server], [listen] and [proxy] hold from the next start");
+            text.push_str("; [server], and where doors listen, hold from the next start");
         }
         mpp_hub::say(&text);
         Ok(format!("{}{text}", loaded.warnings))
@@ -86,6 +127,7 @@ impl Control for Reloader {
             "policy_service": self.listeners[0],
             "milter": self.listeners[1],
             "proxy": self.listeners[2],
+            "proxies": self.gates.iter().map(|gate| tally(gate)).collect::<Vec<_>>(),
         })
     }
 }

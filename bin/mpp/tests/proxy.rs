@@ -8,14 +8,15 @@
     reason = "test code: what is not as expected ends the test"
 )]
 
-use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mpp_tests::real::daemon::Daemon;
+use mpp_tests::real::ledger::{Ledger, deliver};
 use mpp_tests::real::postfix::Postfix;
+use mpp_tests::real::raw_smtp::RawSmtp;
 use mpp_tests::real::smtp::{Who, attempt};
 use mpp_tests::real::{address, until};
 
@@ -115,57 +116,13 @@ fn what_two_doors_see_of_a_message_counts_once() {
     assert_eq!(attempt(front.address(), client, "a@good.example", "bob@test.example").code, 450);
 }
 
-/// A client that speaks to the proxy itself.
-struct Raw(BufReader<TcpStream>);
-
-impl Raw {
-    fn connect(address: &str) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let mut raw = Self(BufReader::new(stream));
-        assert!(raw.reply().starts_with("220"));
-        raw
-    }
-
-    fn send(&mut self, bytes: &[u8]) {
-        // The other side may have closed: the next reply says so.
-        let _ = self.0.get_mut().write_all(bytes);
-    }
-
-    /// The last line of a reply; empty if the connection has ended.
-    fn reply(&mut self) -> String {
-        loop {
-            let mut line = String::new();
-            if self.0.read_line(&mut line).unwrap_or(0) == 0 {
-                return String::new();
-            }
-            if line.as_bytes().get(3) != Some(&b'-') {
-                return line.trim_end().to_owned();
-            }
-        }
-    }
-
-    fn say(&mut self, line: &str) -> String {
-        self.send(format!("{line}\r\n").as_bytes());
-        self.reply()
-    }
-
-    /// As far as the text of a message.
-    fn begin(&mut self) {
-        assert!(self.say("EHLO c.example").starts_with("250"));
-        assert!(self.say("MAIL FROM:<a@b.example>").starts_with("250"));
-        assert!(self.say("RCPT TO:<bob@test.example>").starts_with("250"));
-        assert!(self.say("DATA").starts_with("354"));
-    }
-}
-
 #[test]
 fn nothing_is_smuggled_in_either_direction() {
     let back = Postfix::start(&address(), "");
     let (mpp, listen) = proxy(back.address(), &RULES.replace("limit = 3\n", "limit = 1000\n"));
     let evil = "MAIL FROM:<evil@b.example>\r\nRCPT TO:<eve@test.example>\r\nDATA\r\nevil\r\n.\r\n";
     for end in ["\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r\n", "\r.\r", "\r\n.\r", "\n\n.\r\n"] {
-        let mut raw = Raw::connect(&listen);
+        let mut raw = RawSmtp::connect(&listen);
         raw.begin();
         raw.send(format!("Subject: x\r\n\r\nhi{end}{evil}").as_bytes());
         let reply = raw.reply();
@@ -173,11 +130,11 @@ fn nothing_is_smuggled_in_either_direction() {
         assert_eq!(raw.reply(), "", "and the connection is closed");
     }
     // Commands likewise.
-    let mut raw = Raw::connect(&listen);
+    let mut raw = RawSmtp::connect(&listen);
     raw.send(b"EHLO x\nMAIL FROM:<a@b.example>\r\n");
     assert!(raw.reply().starts_with("500"));
     // A clean message passes whole, with its dots.
-    let mut raw = Raw::connect(&listen);
+    let mut raw = RawSmtp::connect(&listen);
     raw.begin();
     raw.send(b"Subject: dots\r\n\r\n..one\r\n.two\r\n\r\n.\r\nNOOP\r\n");
     assert!(raw.reply().starts_with("250"));
@@ -190,7 +147,7 @@ fn nothing_is_smuggled_in_either_direction() {
 fn commands_out_of_order_endless_lines_and_strangers() {
     let back = Postfix::start(&address(), "");
     let (mpp, listen) = proxy(back.address(), RULES);
-    let mut raw = Raw::connect(&listen);
+    let mut raw = RawSmtp::connect(&listen);
     for (line, code) in [
         ("MAIL", "501"),
         ("RCPT TO:<bob@test.example>", "503"),
@@ -217,7 +174,7 @@ fn commands_out_of_order_endless_lines_and_strangers() {
         }
     }
     assert!(last.starts_with("421"), "{last}");
-    let mut raw = Raw::connect(&listen);
+    let mut raw = RawSmtp::connect(&listen);
     raw.send(&vec![b'x'; 100_000]);
     assert!(raw.reply().starts_with("500 5.5.2"));
     // Who is no peer is told nothing more.
@@ -235,83 +192,6 @@ fn commands_out_of_order_endless_lines_and_strangers() {
     assert!(mpp.runs());
 }
 
-/// A next hop that takes mail, counts what it has promised, and dies when told to.
-struct Ledger {
-    address: String,
-    /// Serial number of a message, and how often it was answered 250.
-    taken: Arc<Mutex<BTreeMap<String, u32>>>,
-}
-
-impl Ledger {
-    /// Its connections end after so many bytes, if it is to fail.
-    fn start(fails_after: impl Fn() -> Option<usize> + Send + 'static) -> Self {
-        let listener = TcpListener::bind((address(), 0)).unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let taken = Arc::new(Mutex::new(BTreeMap::new()));
-        let ledger = Arc::clone(&taken);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (ledger, left) = (Arc::clone(&ledger), fails_after());
-                std::thread::spawn(move || serve(stream, &ledger, left));
-            }
-        });
-        Self { address, taken }
-    }
-}
-
-fn serve(stream: TcpStream, ledger: &Mutex<BTreeMap<String, u32>>, left: Option<usize>) {
-    let mut left = left.unwrap_or(usize::MAX);
-    let mut out = stream.try_clone().unwrap();
-    let mut lines = BufReader::new(stream);
-    let _ = out.write_all(b"220 ledger\r\n");
-    let (mut is_text, mut serial) = (false, String::new());
-    let mut line = String::new();
-    while lines.read_line(&mut line).unwrap_or(0) > 0 {
-        let Some(rest) = left.checked_sub(line.len()) else { return };
-        left = rest;
-        let said = line.trim_end().to_owned();
-        line.clear();
-        if is_text && said != "." {
-            if let Some(number) = said.strip_prefix("Serial: ") {
-                number.clone_into(&mut serial);
-            }
-            continue;
-        }
-        let answer = match (is_text, said.as_str()) {
-            (true, _) => {
-                is_text = false;
-                *ledger.lock().unwrap().entry(serial.clone()).or_default() += 1;
-                "250 2.0.0 taken"
-            }
-            (false, "DATA") => {
-                is_text = true;
-                "354 go on"
-            }
-            (false, said) if said.starts_with("EHLO") => "250-ledger\r\n250 ENHANCEDSTATUSCODES",
-            (false, _) => "250 2.0.0 ok",
-        };
-        if out.write_all(format!("{answer}\r\n").as_bytes()).is_err() {
-            return;
-        }
-    }
-}
-
-/// One message; whether it was answered 250.
-fn deliver(listen: &str, serial: &str) -> bool {
-    let Ok(stream) = TcpStream::connect(listen) else { return false };
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let mut raw = Raw(BufReader::new(stream));
-    let mut is_taken = raw.reply().starts_with("220");
-    for line in ["EHLO c.example", "MAIL FROM:<a@b.example>", "RCPT TO:<bob@test.example>"] {
-        is_taken = is_taken && raw.say(line).starts_with("250");
-    }
-    if !is_taken || !raw.say("DATA").starts_with("354") {
-        return false;
-    }
-    raw.send(format!("Serial: {serial}\r\n\r\n{}\r\n.\r\n", "x".repeat(500)).as_bytes());
-    raw.reply().starts_with("250")
-}
-
 #[test]
 fn what_was_answered_250_is_at_the_next_hop_wherever_either_side_dies() {
     let rules = RULES.replace("limit = 3\n", "limit = 100000\n");
@@ -323,7 +203,7 @@ fn what_was_answered_250_is_at_the_next_hop_wherever_either_side_dies() {
         *place += 3;
         (*place < 700).then_some(*place)
     });
-    let (mut mpp, listen) = proxy(&ledger.address, &rules);
+    let (mut mpp, listen) = proxy(ledger.address(), &rules);
     let mut promised = Vec::new();
     for number in 0..260 {
         let serial = format!("hop-{number}");
@@ -346,22 +226,15 @@ fn what_was_answered_250_is_at_the_next_hop_wherever_either_side_dies() {
         promised.extend(sender.join().unwrap());
         mpp.launch();
     }
-    let taken = ledger.taken.lock().unwrap();
-    for serial in &promised {
-        assert_eq!(taken.get(serial), Some(&1), "{serial} was answered 250");
-    }
-    for (serial, count) in taken.iter() {
-        assert_eq!(*count, 1, "{serial} is there more than once");
-    }
-    drop(taken);
+    ledger.settle(&promised);
     assert!(deliver(&listen, "last"));
 }
 
 #[test]
 fn a_stop_lets_messages_finish_and_begins_no_more() {
     let ledger = Ledger::start(|| None);
-    let (mut mpp, listen) = proxy(&ledger.address, RULES);
-    let (mut busy, mut idle) = (Raw::connect(&listen), Raw::connect(&listen));
+    let (mut mpp, listen) = proxy(ledger.address(), RULES);
+    let (mut busy, mut idle) = (RawSmtp::connect(&listen), RawSmtp::connect(&listen));
     busy.begin();
     busy.send(b"Serial: busy\r\n\r\n");
     let finisher = std::thread::spawn(move || {
@@ -377,7 +250,7 @@ fn a_stop_lets_messages_finish_and_begins_no_more() {
     });
     mpp.stop();
     finisher.join().unwrap();
-    assert_eq!(ledger.taken.lock().unwrap().get("busy"), Some(&1));
+    assert_eq!(ledger.taken().get("busy"), Some(&1));
 }
 
 #[test]

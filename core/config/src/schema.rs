@@ -21,7 +21,7 @@ pub struct Configuration {
     /// `[listen]`.
     pub listen: Listen,
     /// `[proxy.*]`.
-    pub proxies: Vec<Proxy>,
+    pub proxies: Vec<Arc<Proxy>>,
     /// `[networks]`.
     pub networks: Networks,
     /// `[directory.*]`, in the order of their names; look-ups name them by number.
@@ -169,7 +169,7 @@ pub(crate) fn address(text: &str) -> Result<String, String> {
     }
 }
 
-fn stage(text: &str) -> Result<Stage, String> {
+pub(crate) fn stage(text: &str) -> Result<Stage, String> {
     const ASKED: [Stage; 6] =
         [Stage::Connect, Stage::Helo, Stage::Mail, Stage::Rcpt, Stage::Data, Stage::EndOfMessage];
     let of = |stage: &Stage| {

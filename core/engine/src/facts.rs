@@ -78,6 +78,7 @@ impl Direction {
 /// What is known of a transaction at a stage; it does not change while it is judged. Names and
 /// addresses are in lower case (ASCII letters only); what is not known is empty.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "they are facts, each of its own")]
 pub struct Facts<'a> {
     /// The stage.
     pub stage: Stage,
@@ -117,6 +118,8 @@ pub struct Facts<'a> {
     pub server_says: ServerSays,
     /// It is the first request seen of this connection.
     pub is_new_connection: bool,
+    /// It spoke before it was greeted.
+    pub is_early: bool,
     /// Client and network are ours or of a configured peer: never blocked.
     pub is_spared: bool,
     /// What this transaction has reserved so far.

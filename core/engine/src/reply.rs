@@ -22,7 +22,7 @@ pub struct Reply {
 
 /// What each cause is answered with, as a temporary and as a permanent failure, and the text.
 /// `{wait}`, `{limit}`, `{used}` and `{per}` are filled in.
-const TABLE: [(Cause, Reply, Reply, &str); 9] = [
+const TABLE: [(Cause, Reply, Reply, &str); 12] = [
     (Cause::Blocked, temporary(450, "4.7.1"), permanent(554, "5.7.1"), "Temporarily blocked"),
     (Cause::Denied, temporary(450, "4.7.1"), permanent(554, "5.7.1"), "Access denied"),
     // A trap and an unknown user get the same answer, so that traps cannot be told apart.
@@ -51,6 +51,19 @@ const TABLE: [(Cause, Reply, Reply, &str); 9] = [
         Reply { code: 450, status: "4.7.1", yields: true },
         permanent(554, "5.7.1"),
         "Greylisted, try again in {wait}",
+    ),
+    (
+        Cause::EarlyTalker,
+        temporary(450, "4.5.1"),
+        permanent(554, "5.5.1"),
+        "You spoke before the greeting",
+    ),
+    (Cause::Relay, temporary(450, "4.7.1"), permanent(554, "5.7.1"), "Relay access denied"),
+    (
+        Cause::Connections,
+        temporary(450, "4.7.0"),
+        permanent(554, "5.7.0"),
+        "Too many connections, try again later",
     ),
     (
         Cause::Unavailable,

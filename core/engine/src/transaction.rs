@@ -115,6 +115,19 @@ impl Transactions {
         }
     }
 
+    /// The last recipient of a transaction was refused elsewhere: it holds nothing any more.
+    pub fn take_back(&mut self, instance: u64, held: &[Held]) {
+        let Some(open) = self.open.get_mut(&instance) else { return };
+        for gone in held {
+            if let Some(place) = open.held.iter().rposition(|held| held == gone) {
+                open.held.remove(place);
+            }
+        }
+        open.reserved.recipients = open.reserved.recipients.saturating_sub(1);
+        // It was the first one, with which the message itself was counted.
+        open.reserved.message &= open.reserved.recipients > 0;
+    }
+
     /// Notes that a context (a listener's `policy_context`) asks at END-OF-MESSAGE.
     pub fn asks_at_end(&mut self, context: u64) {
         self.contexts_with_end.insert(context);
@@ -185,6 +198,19 @@ mod tests {
         assert_eq!(transactions.reserved(2), Reserved { message: true, recipients: 2 });
         assert_eq!(transactions.leave(2), [held(1), held(3)]);
         assert_eq!(transactions.leave(2), []);
+    }
+
+    #[test]
+    fn a_recipient_that_is_taken_back_holds_nothing() {
+        let mut transactions = Transactions::default();
+        transactions.hold((1, 0), &[held(1), held(3)], 0);
+        transactions.take_back(1, &[held(1), held(3)]);
+        assert_eq!(transactions.reserved(1), Reserved::default(), "the message neither");
+        transactions.hold((1, 0), &[held(1), held(3)], 0);
+        transactions.hold((1, 0), &[held(3)], 0);
+        transactions.take_back(1, &[held(3)]);
+        assert_eq!(transactions.reserved(1), Reserved { message: true, recipients: 1 });
+        assert_eq!(transactions.end(1), [held(1), held(3)]);
     }
 
     #[test]

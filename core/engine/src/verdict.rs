@@ -60,13 +60,19 @@ pub enum Cause {
     Quota,
     /// The first contact, or back too early.
     Greylisted,
+    /// It spoke before it was greeted.
+    EarlyTalker,
+    /// It asks for mail to be passed on to strangers.
+    Relay,
+    /// It has too many connections, or all of them are taken.
+    Connections,
     /// A piece of mpp that the policy insists on is down.
     Unavailable,
 }
 
 impl Cause {
     /// All causes with their names in log and metrics.
-    pub const ALL: [(Self, &'static str); 10] = [
+    pub const ALL: [(Self, &'static str); 13] = [
         (Self::None, "none"),
         (Self::Blocked, "blocked"),
         (Self::Denied, "denied"),
@@ -76,6 +82,9 @@ impl Cause {
         (Self::Rate, "rate"),
         (Self::Quota, "quota"),
         (Self::Greylisted, "greylisted"),
+        (Self::EarlyTalker, "early-talker"),
+        (Self::Relay, "relay"),
+        (Self::Connections, "connections"),
         (Self::Unavailable, "unavailable"),
     ];
 

@@ -13,5 +13,6 @@ pub mod ldap;
 pub mod milter;
 pub mod milter_answer;
 pub mod policy;
+pub mod proxy_protocol;
 pub mod smtp;
 pub mod smtp_server;

@@ -60,8 +60,17 @@ pub enum Command<'b> {
     Quit,
     Help,
     Vrfy,
+    /// STARTTLS (RFC 3207).
+    StartTls,
+    /// BDAT (RFC 3030): so many bytes follow, and whether they are the last.
+    Bdat {
+        bytes: u64,
+        is_last: bool,
+    },
     /// XFORWARD with its attributes (Postfix, `XFORWARD_README`).
     Xforward(&'b [u8]),
+    /// XCLIENT with its attributes (Postfix, `XCLIENT_README`).
+    Xclient(&'b [u8]),
     /// A command that is known and not as it must be.
     Syntax,
     /// One that is not known.
@@ -176,10 +185,68 @@ impl Decoder {
         Text::More
     }
 
-    /// Forgets the text of a message that is not read to its end.
-    pub fn drop_text(&mut self) {
-        self.taken = self.held.len();
+    /// Takes what has come of a BDAT chunk of which `left` bytes are still to come, with dots
+    /// doubled, so that it can go on behind DATA. [`Text::End`] is the end of the chunk.
+    pub fn chunk(&mut self, left: &mut u64, out: &mut Vec<u8>) -> Text {
+        let rest = self.held.get(self.taken..).unwrap_or_default();
+        let most = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
+        let mut rest = rest.get(..most).unwrap_or_default();
+        self.taken += most;
+        *left -= most as u64;
+        while let Some(first) = rest.first().copied() {
+            let (next, taken) = match (self.at, first) {
+                (At::Cr, b'\n') => {
+                    out.extend_from_slice(b"\r\n");
+                    (At::Start, 1)
+                }
+                (At::Cr, _) | (_, b'\n') => return Text::BareLineEnd,
+                (_, b'\r') => (At::Cr, 1),
+                (at, first) => {
+                    if at == At::Start && first == b'.' {
+                        out.push(b'.');
+                    }
+                    let end = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
+                    out.extend_from_slice(rest.get(..end).unwrap_or_default());
+                    (At::Inside, end)
+                }
+            };
+            self.at = next;
+            rest = rest.get(taken..).unwrap_or_default();
+        }
+        if *left == 0 { Text::End } else { Text::More }
+    }
+
+    /// Ends a message that came in chunks: its last line end, should it have none.
+    pub fn end_of_chunks(&mut self, out: &mut Vec<u8>) -> Text {
+        match std::mem::take(&mut self.at) {
+            At::Start => Text::End,
+            At::Cr => Text::BareLineEnd,
+            At::Inside | At::Dot | At::DotCr => {
+                out.extend_from_slice(b"\r\n");
+                Text::End
+            }
+        }
+    }
+
+    /// Throws away what has come of a chunk that nobody wants; returns whether that was all of it.
+    pub fn skip(&mut self, left: &mut u64) -> bool {
+        let most = usize::try_from(*left).unwrap_or(usize::MAX).min(self.held());
+        self.taken += most;
+        *left -= most as u64;
+        *left == 0
+    }
+
+    /// Begins the text of another message.
+    pub fn begin_text(&mut self) {
         self.at = At::Start;
+    }
+
+    /// Gives memory back while nothing is held.
+    pub fn rest(&mut self) {
+        if self.held() == 0 {
+            self.taken = 0;
+            self.held = Vec::new();
+        }
     }
 }
 
@@ -189,7 +256,7 @@ fn command(line: &[u8]) -> Command<'_> {
     let (verb, rest) = line.split_at_checked(end).unwrap_or((line, b""));
     let rest = rest.trim_ascii_start();
     let is = |name: &str| verb.eq_ignore_ascii_case(name.as_bytes());
-    if ["HELO", "EHLO", "XFORWARD"].into_iter().any(is) && rest.is_empty() {
+    if ["HELO", "EHLO", "XFORWARD", "XCLIENT"].into_iter().any(is) && rest.is_empty() {
         Command::Syntax
     } else if is("HELO") {
         Command::Helo(rest)
@@ -207,6 +274,10 @@ fn command(line: &[u8]) -> Command<'_> {
         }
     } else if is("XFORWARD") {
         Command::Xforward(rest)
+    } else if is("XCLIENT") {
+        Command::Xclient(rest)
+    } else if is("BDAT") {
+        chunk_size(rest).unwrap_or(Command::Syntax)
     } else if let Some((_, bare)) = BARE.iter().find(|(name, _)| is(name)) {
         // RFC 5321 section 4.1.1: DATA, RSET and QUIT take nothing; NOOP, HELP and VRFY do.
         let takes_text = matches!(bare, Command::Noop | Command::Help | Command::Vrfy);
@@ -216,7 +287,21 @@ fn command(line: &[u8]) -> Command<'_> {
     }
 }
 
-const BARE: [(&str, Command<'static>); 6] = [
+/// What stands behind BDAT (RFC 3030 section 2).
+fn chunk_size(rest: &[u8]) -> Option<Command<'static>> {
+    let end = rest.iter().position(|byte| *byte == b' ').unwrap_or(rest.len());
+    let (digits, last) = rest.split_at_checked(end)?;
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let bytes = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    let last = last.trim_ascii();
+    let is_last = last.eq_ignore_ascii_case(b"LAST");
+    (is_last || last.is_empty()).then_some(Command::Bdat { bytes, is_last })
+}
+
+const BARE: [(&str, Command<'static>); 7] = [
+    ("STARTTLS", Command::StartTls),
     ("DATA", Command::Data),
     ("RSET", Command::Rset),
     ("NOOP", Command::Noop),
@@ -296,6 +381,18 @@ mod tests {
             ("NOOP anything", Command::Noop),
             ("VRFY bob", Command::Vrfy),
             ("XFORWARD NAME=x ADDR=1.2.3.4", Command::Xforward(b"NAME=x ADDR=1.2.3.4")),
+            ("STARTTLS", Command::StartTls),
+            ("STARTTLS now", Command::Syntax),
+            ("BDAT 0 LAST", Command::Bdat { bytes: 0, is_last: true }),
+            ("bdat 86 last", Command::Bdat { bytes: 86, is_last: true }),
+            ("BDAT 1000", Command::Bdat { bytes: 1000, is_last: false }),
+            ("BDAT", Command::Syntax),
+            ("BDAT -1", Command::Syntax),
+            ("BDAT +1", Command::Syntax),
+            ("BDAT 1 FIRST", Command::Syntax),
+            ("BDAT 99999999999999999999", Command::Syntax),
+            ("XCLIENT ADDR=1.2.3.4", Command::Xclient(b"ADDR=1.2.3.4")),
+            ("XCLIENT", Command::Syntax),
             ("GET / HTTP/1.1", Command::Unknown),
             ("", Command::Unknown),
         ] {
@@ -348,7 +445,78 @@ mod tests {
         assert_eq!(text(b".\r\n", 1), (vec![], Text::End, vec![]), "an empty message");
     }
 
+    /// Chunks of these bytes, fed in pieces; what goes on behind DATA.
+    fn chunks(chunks: &[&[u8]], piece: usize) -> (Vec<u8>, Text) {
+        let mut decoder = Decoder::default();
+        let mut out = Vec::new();
+        for chunk in chunks {
+            let mut left = chunk.len() as u64;
+            for bytes in chunk.chunks(piece) {
+                decoder.feed(bytes);
+                if decoder.chunk(&mut left, &mut out) == Text::BareLineEnd {
+                    return (out, Text::BareLineEnd);
+                }
+            }
+            assert_eq!((left, decoder.held()), (0, 0));
+        }
+        let end = decoder.end_of_chunks(&mut out);
+        (out, end)
+    }
+
+    #[test]
+    fn chunks_become_text() {
+        for (given, wanted, end) in [
+            (&[&b"a\r\n.b\r\n"[..]][..], &b"a\r\n..b\r\n"[..], Text::End),
+            (&[b"a\r", b"\n.", b"\r\n"], b"a\r\n..\r\n", Text::End),
+            (&[b".", b".x"], b"...x\r\n", Text::End),
+            (&[b"no end"], b"no end\r\n", Text::End),
+            (&[b""], b"", Text::End),
+            (&[b"a\nb"], b"a", Text::BareLineEnd),
+            (&[b"a\r", b"b"], b"a", Text::BareLineEnd),
+            (&[b"a\r"], b"a", Text::BareLineEnd),
+        ] {
+            for piece in 1..6 {
+                assert_eq!(chunks(given, piece), (wanted.to_vec(), end), "{given:?}");
+            }
+        }
+        // What follows a chunk is no part of it.
+        let mut decoder = Decoder::default();
+        decoder.feed(b"abcQUIT\r\n");
+        let (mut out, mut left) = (Vec::new(), 3);
+        assert_eq!(decoder.chunk(&mut left, &mut out), Text::End);
+        assert_eq!(decoder.next_command(), Ok(Some(Command::Quit)));
+    }
+
     proptest! {
+        #[test]
+        fn chunks_pass_on_no_end_either(
+            pieces in proptest::collection::vec(
+                prop::sample::select(vec![&b"\r\n"[..], b"\r", b"\n", b".", b"text", b"\0"]),
+                0..40,
+            ),
+            piece in 1_usize..9,
+        ) {
+            let bytes = pieces.concat();
+            let (mut out, end) = chunks(&[&bytes], piece);
+            prop_assert!(!out.windows(5).any(|five| five == b"\r\n.\r\n") && !out.starts_with(b".\r\n"));
+            if end == Text::End {
+                // Read back, it is what was sent.
+                out.extend_from_slice(b".\r\n");
+                let (text, again, rest) = text(&out, piece);
+                prop_assert_eq!((again, rest), (Text::End, vec![]));
+                let sent = if bytes.is_empty() || bytes.ends_with(b"\r\n") {
+                    bytes
+                } else {
+                    [&bytes[..], b"\r\n"].concat()
+                };
+                let mut plain = Vec::new();
+                for line in text.split_inclusive(|byte| *byte == b'\n') {
+                    plain.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
+                }
+                prop_assert_eq!(plain, sent);
+            }
+        }
+
         #[test]
         fn what_is_passed_on_has_no_bare_line_end_and_no_end(
             pieces in proptest::collection::vec(

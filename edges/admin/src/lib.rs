@@ -1,9 +1,11 @@
 //! How commands reach the daemon: one JSON object a line over a unix socket, one line back.
 //!
-//! A request is `{"command": NAME, ...}`; the answer is `{"ok": ...}` or `{"error": TEXT}`. The
-//! socket is for root and the daemon's user only, so there is no password.
+//! A request is `{"command": NAME, ...}`; the answer is `{"ok": ...}` or `{"error": TEXT}`. To
+//! `trace` more lines follow, until either side ends the connection. The socket is for root and the
+//! daemon's user only, so there is no password.
 
 mod handle;
+mod stream;
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -63,7 +65,13 @@ pub async fn serve(
                 if length == 0 {
                     return;
                 }
-                let answer = match serde_json::from_str::<Value>(&line) {
+                let request = serde_json::from_str::<Value>(&line);
+                if let Some(request) = request.as_ref().ok().filter(|it| stream::is_one(it)) {
+                    // However it ends, nobody is left to talk to.
+                    let _ = stream::run(&hub, request, (&mut read, &mut write)).await;
+                    return;
+                }
+                let answer = match request {
                     Ok(request) => handle::answer(&hub, &*control, &request).await,
                     Err(error) => Err(format!("not JSON: {error}")),
                 };
@@ -86,20 +94,55 @@ pub async fn serve(
 /// # Errors
 /// Nobody listens there, or what the daemon says against it.
 pub fn ask(socket: &Path, request: &Value) -> Result<Value, AskError> {
-    let mut stream = UnixStream::connect(socket).map_err(AskError::NotRunning)?;
-    let talk = |stream: &mut UnixStream| -> io::Result<String> {
-        stream.set_read_timeout(Some(Duration::from_mins(1)))?;
-        stream.write_all(format!("{request}\n").as_bytes())?;
+    begin(socket, request).map(|(answer, _)| answer)
+}
+
+/// Asks a daemon for what goes on, says when it has begun, and hands over each line of it until
+/// `take` wants no more. Blocks.
+///
+/// # Errors
+/// As [`ask`]; and that the daemon has ended it without saying so, as [`AskError::NotRunning`].
+pub fn follow(
+    socket: &Path,
+    request: &Value,
+    begun: impl FnOnce(),
+    mut take: impl FnMut(&Value) -> bool,
+) -> Result<(), AskError> {
+    let (_, mut reader) = begin(socket, request)?;
+    reader.get_ref().set_read_timeout(None).map_err(AskError::NotRunning)?;
+    begun();
+    let mut line = String::new();
+    loop {
+        line.clear();
+        let length = reader.read_line(&mut line).map_err(AskError::NotRunning)?;
+        if length == 0 {
+            return Err(AskError::NotRunning(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let said: Value =
+            serde_json::from_str(&line).map_err(|error| AskError::Refused(error.to_string()))?;
+        if said.get("end").is_some() || !take(&said) {
+            return Ok(());
+        }
+    }
+}
+
+/// Sends a request and reads the first line of the answer; what may follow is in the reader.
+fn begin(socket: &Path, request: &Value) -> Result<(Value, BufReader<UnixStream>), AskError> {
+    let stream = UnixStream::connect(socket).map_err(AskError::NotRunning)?;
+    let mut reader = BufReader::new(stream);
+    let talk = |reader: &mut BufReader<UnixStream>| -> io::Result<String> {
+        reader.get_ref().set_read_timeout(Some(Duration::from_mins(1)))?;
+        reader.get_mut().write_all(format!("{request}\n").as_bytes())?;
         let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line)?;
+        reader.read_line(&mut line)?;
         Ok(line)
     };
-    let line = talk(&mut stream).map_err(AskError::NotRunning)?;
+    let line = talk(&mut reader).map_err(AskError::NotRunning)?;
     let mut answer: Value =
         serde_json::from_str(&line).map_err(|error| AskError::Refused(error.to_string()))?;
     match answer.get("error").and_then(Value::as_str) {
         Some(text) => Err(AskError::Refused(text.to_owned())),
-        None => Ok(answer.get_mut("ok").map(Value::take).unwrap_or_default()),
+        None => Ok((answer.get_mut("ok").map(Value::take).unwrap_or_default(), reader)),
     }
 }
 

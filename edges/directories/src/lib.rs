@@ -6,7 +6,6 @@
 mod ldap;
 mod smtp;
 mod sql;
-mod tls;
 
 use std::sync::Arc;
 

@@ -5,7 +5,6 @@
 mod domains;
 mod lane;
 mod session;
-mod tls;
 mod verdict;
 
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use mpp_config::directory::smtp as settings;
 use mpp_hub::directory::{Answering, Directory, Examined, Trouble, Wanted, What};
 use mpp_wire::smtp::path;
 use tokio::sync::oneshot;
+use tokio_rustls::TlsConnector;
 
 use self::domains::Habit;
 use self::lane::{Probe, Shared};
@@ -27,7 +27,8 @@ pub(crate) struct Smtp {
 
 impl Smtp {
     pub(crate) fn new(settings: settings::Smtp, timeout: Duration) -> Self {
-        let tls = tls::connector(&settings.security);
+        let tls = mpp_hub::tls::connector(&settings.security);
+        let tls = tls.map(|config| config.map(TlsConnector::from));
         Self { shared: Arc::new(Shared::new(settings, timeout, tls)) }
     }
 

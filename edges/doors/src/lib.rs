@@ -1,8 +1,8 @@
 //! Doors: bytes to facts, decision to bytes.
 
+mod dialogue;
 pub mod listen;
 pub mod milter;
-mod next_hop;
 pub mod policy;
 pub mod proxy;
 

@@ -1,7 +1,7 @@
 //! Listening sockets, TCP and unix, and the connections that they take.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 /// Connections that wait to be taken, at the most.
 const BACKLOG: i32 = 4096;
@@ -76,7 +77,7 @@ impl Listener {
     pub async fn accept<F: Future<Output = ()> + Send + 'static>(
         self,
         open: Arc<Places>,
-        serve: impl Fn(Connection, Option<IpAddr>, Place) -> F,
+        serve: impl Fn(Connection, Option<SocketAddr>, Place) -> F,
     ) {
         let taker = match Taker::new(&self) {
             Ok(taker) => taker,
@@ -145,11 +146,11 @@ impl Taker {
         })
     }
 
-    async fn take(&self) -> io::Result<(Connection, Option<IpAddr>)> {
+    async fn take(&self) -> io::Result<(Connection, Option<SocketAddr>)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                Ok((Connection::Tcp(stream), Some(peer.ip())))
+                Ok((Connection::Tcp(stream), Some(peer)))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -201,6 +202,10 @@ pub enum Connection {
     Tcp(TcpStream),
     /// Over a unix socket.
     Unix(UnixStream),
+    /// Either of them, encrypted.
+    Tls(Box<TlsStream<Self>>),
+    /// None any more.
+    Closed,
 }
 
 impl AsyncRead for Connection {
@@ -212,6 +217,8 @@ impl AsyncRead for Connection {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Closed => Poll::Ready(Ok(())),
         }
     }
 }
@@ -225,6 +232,8 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
@@ -232,6 +241,8 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
             Self::Unix(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Self::Closed => Poll::Ready(Ok(())),
         }
     }
 
@@ -239,6 +250,8 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Closed => Poll::Ready(Ok(())),
         }
     }
 }

@@ -16,10 +16,12 @@ use std::time::Duration;
 use mpp_engine::facts::Stage;
 use mpp_engine::verdict::Action;
 use mpp_hub::clock::VirtualClock;
+use mpp_hub::trace::Speaker;
 use mpp_hub::{Asked, Desk, Hub, Judged, Observed};
 use mpp_wire::policy::{Decoder, Malformed, Request, push_answer};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
 
+use crate::dialogue;
 use crate::listen::Connection;
 
 /// Bytes read at once.
@@ -289,10 +291,17 @@ impl Session {
                     self.door.hub.leave(self.last_instance);
                     self.last_instance = instance;
                 }
+                let is_watched = self.door.hub.traces(asked.client);
+                if is_watched {
+                    self.show(asked, Speaker::Client, &dialogue::request(asked));
+                }
                 let judged = self.door.hub.judge(asked, &mut table.desk).await;
                 table.text.clear();
                 spell(&judged, &table.desk.reply, &mut table.text);
                 push_answer(&table.text, &mut table.out);
+                if is_watched {
+                    self.show(asked, Speaker::Server, &table.text);
+                }
             }
             b"mpp_verdict" => {
                 let observed = match request.verdict {
@@ -312,6 +321,16 @@ impl Session {
             _ => return Err(Malformed::NoRequest),
         }
         Ok(())
+    }
+
+    /// To those who watch the client.
+    #[cold]
+    fn show(&self, asked: &Asked<'_>, speaker: Speaker, text: &str) {
+        let session = match asked.instance {
+            "" => "policy".to_owned(),
+            instance => format!("policy.{instance}"),
+        };
+        self.door.hub.trace(asked.client, &session, speaker, text);
     }
 
     /// Verdicts count from configured peers; who can open the unix socket is one.
@@ -386,6 +405,7 @@ fn asked<'a>(request: &'a Request<'a>, texts: &'a mut String) -> Option<Asked<'a
         recipient_count: number(request.recipient_count)
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or(0),
+        is_early: false,
         unknown: &request.unknown,
     })
 }

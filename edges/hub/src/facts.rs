@@ -76,6 +76,7 @@ pub(crate) fn facts<'a>(
         has_accepted: false,
         server_says: ServerSays::Nothing,
         is_new_connection: false,
+        is_early: asked.is_early,
         is_spared: is_local || configuration.networks.trusted.contains(client),
         reserved: Reserved::default(),
         keys: ring.keys(&parties, scratch),

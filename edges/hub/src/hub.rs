@@ -9,6 +9,7 @@ use mpp_engine::decide::{Case, Decision, Event, Held, Remark, Value, lets_throug
 use mpp_engine::directory::Memberships;
 use mpp_engine::edits::{Edits, Filling};
 use mpp_engine::facts::{Facts, Repeat, ServerSays, Stage};
+use mpp_engine::identity::Keyring;
 use mpp_engine::policy::Policy;
 use mpp_engine::question::{Answer, Effect, Shelf};
 use mpp_engine::reply::{self, Reply};
@@ -25,6 +26,7 @@ use crate::resolve;
 use crate::settle::{self, Bench};
 use crate::statistics::{Counted, Statistics};
 use crate::store::{Counts, Store};
+use crate::trace::Traces;
 
 /// What a door wants to know, as it was read.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +47,7 @@ pub struct Asked<'a> {
     pub context: &'a str,
     pub size_bytes: u64,
     pub recipient_count: u32,
+    pub is_early: bool,
     /// Attributes that nobody knows: for the log.
     pub unknown: &'a [(&'a [u8], &'a [u8])],
 }
@@ -56,7 +59,9 @@ pub struct Desk {
     pub(crate) fresh: Vec<Answer>,
     pub(crate) lower: String,
     pub(crate) members: Memberships,
-    scratch: String,
+    /// What the recipient that was judged last reserved, or the message at its end.
+    pub(crate) held: Vec<Held>,
+    pub(crate) scratch: String,
     stamp: Stamp,
     line: String,
     /// The text of the reply to the last judgement, its id included; empty if nothing is refused.
@@ -125,6 +130,8 @@ pub struct Hub {
     ids: Ids,
     transactions: Mutex<Transactions>,
     statistics: Mutex<Statistics>,
+    started_ms: u64,
+    pub(crate) traces: Arc<Traces>,
 }
 
 impl std::fmt::Debug for Hub {
@@ -143,6 +150,7 @@ impl Hub {
             outside.as_ref(),
             (&store, &clock),
         );
+        let started_ms = clock.now_ms();
         let live = ArcSwap::from_pointee(Live { configuration, generation: 1, directories });
         Self {
             store,
@@ -151,8 +159,10 @@ impl Hub {
             outside,
             log,
             ids: Ids::default(),
+            started_ms,
             transactions: Mutex::default(),
             statistics: Mutex::new(statistics),
+            traces: Arc::default(),
         }
     }
 
@@ -191,12 +201,17 @@ impl Hub {
         self.clock.now_ms()
     }
 
+    /// When it was put together, as [`Hub::now_ms`] has it.
+    pub fn started_ms(&self) -> u64 {
+        self.started_ms
+    }
+
     /// The statistics.
     pub fn statistics(&self) -> MutexGuard<'_, Statistics> {
         self.statistics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn transactions(&self) -> MutexGuard<'_, Transactions> {
+    pub(crate) fn transactions(&self) -> MutexGuard<'_, Transactions> {
         self.transactions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -230,7 +245,7 @@ impl Hub {
             // Whatever it would have used of a limit: it is not taken.
             give_back(&std::mem::take(&mut desk.case.held), &mut desk.case.effects);
         } else {
-            self.keep_account(&facts, &ties, (&decision, now_ms), &mut desk.case);
+            self.keep_account(&facts, &ties, (&decision, now_ms), desk);
         }
         self.follow_up(bench, &facts, desk).await;
 
@@ -386,9 +401,10 @@ impl Hub {
         facts: &Facts<'_>,
         ties: &Ties,
         (decision, now_ms): (&Decision, u64),
-        case: &mut Case,
+        desk: &mut Desk,
     ) {
         let passes = lets_through(decision);
+        desk.held.clear();
         let mut transactions = self.transactions();
         transactions.answered(ties.request, passes, now_ms);
         if matches!(decision.verdict.cause, Cause::UnknownRecipient | Cause::Trap) {
@@ -404,16 +420,18 @@ impl Hub {
             if passes {
                 // Whoever sees it behind the queue sees what was counted here.
                 transactions.answered(ties.queued, true, now_ms);
+                desk.held = held;
             } else {
                 back = held;
             }
         } else if passes {
-            transactions.hold((ties.instance, ties.context), &case.held, now_ms);
+            transactions.hold((ties.instance, ties.context), &desk.case.held, now_ms);
+            desk.held.extend_from_slice(&desk.case.held);
         } else if facts.stage == Stage::Data {
             back = transactions.end(ties.instance);
         }
         drop(transactions);
-        give_back(&back, &mut case.effects);
+        give_back(&back, &mut desk.case.effects);
     }
 
     /// Notes that whoever asks in this context asks at the end of a message too, so that what an
@@ -457,7 +475,11 @@ impl Hub {
         self.live.load().directories.look_around(kept.unwrap_or(0));
     }
 
-    fn write_line<'l>(
+    pub(crate) fn new_id(&self, now_ms: u64) -> Id {
+        self.ids.next(now_ms)
+    }
+
+    pub(crate) fn write_line<'l>(
         &self,
         desk: &'l mut Desk,
         make: impl FnOnce(&'l str, &'l str, &'l [Remark]) -> Line<'l>,
@@ -487,7 +509,7 @@ fn edits(facts: &Facts<'_>, policy: &Policy, decision: &Decision, id: Id) -> Opt
 }
 
 /// Writes the text of the reply to the desk.
-fn write_reply(verdict: &Verdict, id: Id, desk: &mut Desk) -> Option<Reply> {
+pub(crate) fn write_reply(verdict: &Verdict, id: Id, desk: &mut Desk) -> Option<Reply> {
     desk.reply.clear();
     let reply = reply::reply(verdict, &mut desk.reply)?;
     desk.reply.push_str(" (");
@@ -496,7 +518,7 @@ fn write_reply(verdict: &Verdict, id: Id, desk: &mut Desk) -> Option<Reply> {
     Some(reply)
 }
 
-fn give_back(held: &[Held], effects: &mut Vec<Effect>) {
+pub(crate) fn give_back(held: &[Held], effects: &mut Vec<Effect>) {
     effects.extend(held.iter().map(|held| {
         let Held { key, at_ms, amount } = *held;
         Effect::GiveBack { key, at_ms, amount }
@@ -536,8 +558,7 @@ impl Ties {
         };
         let transaction = ring.pair(instance, 0x20_0000);
         let queue_id = facts.queue_id;
-        let queued =
-            if queue_id.is_empty() { 0 } else { ring.pair(ring.text(queue_id), 0x40_0000) };
+        let queued = queue_tie(ring, queue_id);
         let request = ring.pair(instance, place);
         let unknown = if configuration.listen.milter_rejected && connection != 0 {
             ring.pair(ring.pair(connection, facts.keys.recipient), 0x80_0000)
@@ -546,4 +567,9 @@ impl Ties {
         };
         Self { request, instance, transaction, connection, context, queued, unknown }
     }
+}
+
+/// What ties those together who see a message by its queue id; 0 without one.
+pub(crate) fn queue_tie(ring: Keyring, queue_id: &str) -> u64 {
+    if queue_id.is_empty() { 0 } else { ring.pair(ring.text(queue_id), 0x40_0000) }
 }

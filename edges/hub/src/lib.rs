@@ -14,6 +14,7 @@ mod hub;
 pub mod id;
 mod line;
 pub mod log;
+mod passing;
 mod resolve;
 mod room;
 mod settle;
@@ -21,6 +22,8 @@ mod sketch;
 mod station;
 pub mod statistics;
 pub mod store;
+pub mod tls;
+pub mod trace;
 mod verification;
 
 pub use directories::{Open, Outside};

@@ -58,6 +58,7 @@ fn asked_about(recipient: &str) -> Asked<'_> {
         context: "",
         size_bytes: 0,
         recipient_count: 0,
+        is_early: false,
         unknown: &[],
     }
 }

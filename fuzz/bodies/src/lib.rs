@@ -19,6 +19,7 @@ use mpp_wire::ldap;
 use mpp_wire::milter;
 use mpp_wire::milter_answer::Answer;
 use mpp_wire::policy::{Decoder, Malformed, REQUEST_BYTES_MAX, Request};
+use mpp_wire::proxy_protocol;
 use mpp_wire::smtp_server;
 
 pub use smtp::smtp;
@@ -104,6 +105,28 @@ pub fn smtp_server(bytes: &[u8]) {
     assert_eq!(whole, read(3), "it matters how it is cut");
     let text = String::from_utf8_lossy(&whole.1).replace("\r\n", "");
     assert!(!text.contains(['\r', '\n']), "a bare line end was passed on");
+}
+
+/// What was once a header, or none, stays so however much follows; a header lies inside its bytes,
+/// and nobody is asked for more without bound.
+pub fn proxy_protocol(bytes: &[u8]) {
+    use proxy_protocol::{HEADER_BYTES_MAX, Reading, read};
+    let whole = read(bytes);
+    assert!(whole != Reading::More || bytes.len() < HEADER_BYTES_MAX, "it waits without bound");
+    let mut settled = None;
+    for cut in (0..bytes.len().min(HEADER_BYTES_MAX)).chain([bytes.len()]) {
+        let now = read(bytes.get(..cut).unwrap_or_default());
+        if let Reading::Header { source, taken } = now {
+            assert!(taken <= cut, "more than there is");
+            let is_plain = source.is_none_or(|it| it.ip() == it.ip().to_canonical());
+            assert!(is_plain, "one client under two addresses");
+        }
+        if let Some(settled) = settled {
+            assert_eq!(now, settled, "another answer at {cut}");
+        } else if now != Reading::More {
+            settled = Some(now);
+        }
+    }
 }
 
 /// A mail server's packets are the same however they are cut, and never more is held than one.

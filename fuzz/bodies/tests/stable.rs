@@ -140,3 +140,8 @@ fn milter_answer() {
 fn smtp_server() {
     run("smtp_server", mpp_fuzz_bodies::smtp_server);
 }
+
+#[test]
+fn proxy_protocol() {
+    run("proxy_protocol", mpp_fuzz_bodies::proxy_protocol);
+}

@@ -192,12 +192,20 @@ impl Daemon {
 
     /// Runs a command of mpp against this one.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        self.command()
-            .args(arguments)
-            .arg("--config")
-            .arg(self.folder.path().join("mpp.toml"))
-            .output()
-            .expect("the mpp binary")
+        self.about(arguments).output().expect("the mpp binary")
+    }
+
+    /// Starts a command that goes on, its output to be read. It ends with the daemon at the latest.
+    pub fn begin(&self, arguments: &[&str]) -> Child {
+        let mut command = self.about(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("the mpp binary")
+    }
+
+    fn about(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command();
+        command.args(arguments).arg("--config").arg(self.folder.path().join("mpp.toml"));
+        command
     }
 
     /// Runs a command that must succeed; what it prints.

@@ -13,7 +13,9 @@ pub enum Act {
     Say(String),
     /// Sends these bytes as they are and closes the connection.
     Cut(Vec<u8>),
-    /// Says nothing.
+    /// Says nothing to this, and listens on: to the text of a message.
+    Listen,
+    /// Says nothing any more.
     Hang,
 }
 
@@ -69,6 +71,7 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<String>>, answer: &dyn Fn(&str) -> A
         log.lock().unwrap_or_else(PoisonError::into_inner).push(line.trim_end().to_owned());
         let writer = reader.get_mut();
         let done = match answer(line.trim_end()) {
+            Act::Listen => Ok(()),
             Act::Say(text) => writer.write_all(format!("{text}\r\n").as_bytes()),
             // The thread ends with the test, which is when the connection is closed.
             Act::Hang => loop {

@@ -73,7 +73,17 @@ impl Postfix {
 
     /// How many messages were delivered.
     pub fn delivered(&self) -> usize {
-        fs::read_dir(self.folder.path().join("mail/all/new")).map_or(0, Iterator::count)
+        fs::read_dir(self.mail()).map_or(0, Iterator::count)
+    }
+
+    /// The messages that were delivered, each as it lies on disk.
+    pub fn messages(&self) -> Vec<Vec<u8>> {
+        let files = fs::read_dir(self.mail()).into_iter().flatten().flatten();
+        files.filter_map(|file| fs::read(file.path()).ok()).collect()
+    }
+
+    fn mail(&self) -> PathBuf {
+        self.folder.path().join("mail/all/new")
     }
 
     /// The messages that were delivered, each as `RECIPIENT` and text, in order.

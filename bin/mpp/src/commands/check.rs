@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
+use mpp_config::proxy::{Proxy, Taking};
+use mpp_doors::proxy::Gate;
 use serde_json::Value;
 
 use super::{Failure, recipients};
@@ -43,6 +45,11 @@ impl Check {
             let policies = loaded.configuration.policies.count();
             let lists = loaded.lists.len();
             print::out(&format!("sound: {policies} policies, {lists} list files"));
+            for proxy in &loaded.configuration.proxies {
+                // Certificates and keys as they are used.
+                Gate::new(proxy).map_err(|text| Failure(format!("error: {text}")))?;
+                print::out(&proved(proxy)?);
+            }
         }
         Ok(())
     }
@@ -88,6 +95,43 @@ impl Check {
         }
     }
 }
+
+/// What a proxy takes mail for, tried out.
+fn proved(proxy: &Proxy) -> Result<String, Failure> {
+    if !proxy.is_gateway() {
+        let peers = if proxy.peers.is_some() { "`peers`" } else { "`networks.trusted`" };
+        return Ok(format!("proxy {}: a filter, for {peers} only", proxy.name));
+    }
+    let domains: Vec<String> = proxy.domains.all().map(|(name, _)| name).collect();
+    let mut probes: Vec<String> = STRANGERS.iter().map(|domain| format!("bob@{domain}")).collect();
+    for domain in &domains {
+        let domain = domain.trim_start_matches('.');
+        probes.extend(ROUTED.iter().map(|local| format!("{local}@{domain}")));
+        probes.push(format!("bob@{domain}.mpp-check.invalid"));
+        probes.push(format!("bob@{domain}@mpp-check.invalid"));
+    }
+    let taken = probes.iter().find(|probe| matches!(proxy.takes(probe), Taking::Yes(_)));
+    match taken {
+        Some(probe) => Err(Failure(format!("error: proxy {} takes mail for {probe}", proxy.name))),
+        None => Ok(format!(
+            "proxy {}: a gateway for {} and postmaster; {} addresses of strangers, and such as \
+             lead elsewhere, were tried and are refused",
+            proxy.name,
+            domains.join(", "),
+            probes.len()
+        )),
+    }
+}
+
+/// Domains that are nobody's who configures a gateway.
+const STRANGERS: [&str; 4] = ["mpp-check.invalid", "[192.0.2.1]", "invalid", "localhost"];
+/// Local parts that would have a mail server relay.
+const ROUTED: [&str; 4] = [
+    "bob%mpp-check.invalid",
+    "mpp-check.invalid!bob",
+    "\"bob@mpp-check.invalid\"",
+    "@mpp-check.invalid:bob",
+];
 
 fn push_examined(row: &Value, out: &mut String) {
     let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default();

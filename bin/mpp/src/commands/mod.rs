@@ -8,6 +8,7 @@ mod recipients;
 mod replay;
 mod serve;
 mod state;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,8 @@ enum Command {
     Greylist(state::Greylist),
     /// Show, forget and ask anew what directories said of an address
     Recipients(recipients::Recipients),
+    /// Show what a client says and is answered, at every door, as it happens
+    Trace(trace::Trace),
     /// Take a new configuration, or say why not
     Reload(state::Reload),
     /// Run recorded requests against a configuration, in virtual time
@@ -74,6 +77,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Blocks(command) => command.run(),
         Command::Greylist(command) => command.run(),
         Command::Recipients(command) => command.run(),
+        Command::Trace(command) => command.run(),
         Command::Reload(command) => command.run(),
         Command::Replay(command) => command.run(),
     };

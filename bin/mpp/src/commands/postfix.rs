@@ -33,6 +33,8 @@ enum Mode {
     BeforeQueue,
     /// A proxy after the queue
     AfterQueue,
+    /// The gateway, with Postfix behind it
+    Gateway,
 }
 
 impl Postfix {
@@ -40,12 +42,20 @@ impl Postfix {
         let loaded = load::load(self.config.as_deref(), 0).map_err(Failure)?;
         let listen = &loaded.configuration.listen;
         let proxy = || {
-            loaded.configuration.proxies.first().ok_or(
+            loaded.configuration.proxies.iter().find(|proxy| !proxy.is_gateway()).ok_or(
                 "error: there is no proxy\nhelp: [proxy.filter] listen = [\"127.0.0.1:10025\"] \
                  next_hop = [\"127.0.0.1:10026\"]",
             )
         };
         print::out(&match self.mode {
+            Mode::Gateway => {
+                let gateway = loaded.configuration.proxies.iter().find(|proxy| proxy.is_gateway());
+                gateway_lines(gateway.ok_or(
+                    "error: there is no gateway\nhelp: [proxy.mx] use = \"gateway\" \
+                     listen = [\"0.0.0.0:25\"] domains = [\"example.org\"] \
+                     next_hop = [\"127.0.0.1:10026\"]",
+                )?)
+            }
             Mode::Policy => lines(listen.policy.first().ok_or("error: `listen.policy` is empty")?),
             Mode::BeforeQueue => before_queue_lines(proxy()?),
             Mode::AfterQueue => after_queue_lines(proxy()?),
@@ -102,8 +112,8 @@ milter_protocol = 6"
 /// Where a proxy listens and where it goes on to, as Postfix writes them.
 fn ends(proxy: &Proxy) -> (String, String) {
     let listen = proxy.listen.first().map_or("", String::as_str);
-    let next_hop = proxy.next_hops.first().map_or("", String::as_str);
-    (listen.to_owned(), next_hop.to_owned())
+    let hop = proxy.hops.first().and_then(|hop| hop.servers.first());
+    (listen.to_owned(), hop.map(ToString::to_string).unwrap_or_default())
 }
 
 fn before_queue_lines(proxy: &Proxy) -> String {
@@ -148,6 +158,28 @@ mpp unix - - y - 10 smtp
     -o smtpd_relay_restrictions=permit_mynetworks,reject
     -o mynetworks=127.0.0.0/8
     -o receive_override_options=no_header_body_checks,no_unknown_recipient_checks"
+    )
+}
+
+fn gateway_lines(proxy: &Proxy) -> String {
+    let (_, next_hop) = ends(proxy);
+    let domains: Vec<String> = proxy.domains.all().map(|(name, _)| name).collect();
+    format!(
+        "# master.cf: Postfix behind the gateway. It takes mail from mpp only, and believes what mpp says
+# of the client, for its log. Put the addresses of the gateways where 127.0.0.0/8 stands, or strangers
+# go around them.
+{next_hop} inet n - y - - smtpd
+    -o smtpd_client_restrictions=permit_mynetworks,reject
+    -o mynetworks=127.0.0.0/8
+    -o smtpd_authorized_xforward_hosts=127.0.0.0/8
+    -o smtpd_relay_restrictions=reject_unauth_destination
+    -o smtpd_client_connection_count_limit=0
+    -o smtpd_client_connection_rate_limit=0
+    -o smtpd_hard_error_limit=1000
+# main.cf: the domains of the gateway are those that Postfix takes mail for, in relay_domains,
+# virtual_mailbox_domains or mydestination:
+#   {}",
+        domains.join(", ")
     )
 }
 

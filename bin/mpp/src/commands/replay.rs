@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -89,10 +90,10 @@ async fn listen(address: &str, door: Door) -> Result<(), Failure> {
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let listener = Listener::bind(address)?;
     mpp_hub::say(&format!("policy service in virtual time on {}", listener.address()));
-    let serve = move |io: Connection, peer, place: Place| {
+    let serve = move |io: Connection, peer: Option<SocketAddr>, place: Place| {
         let door = door.clone();
         async move {
-            door.serve(io, peer).await;
+            door.serve(io, peer.map(|peer| peer.ip())).await;
             drop(place);
         }
     };

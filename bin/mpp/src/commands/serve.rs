@@ -1,7 +1,7 @@
 //! `mpp serve`: the daemon.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use mpp_admin::Control as _;
 use mpp_config::proxy::Proxy;
 use mpp_doors::listen::{Connection, Listener, Place, Places, bind_unix};
 use mpp_doors::policy::Door;
+use mpp_doors::proxy::{Gate, Pool};
 use mpp_doors::{milter, proxy};
 use mpp_engine::facts::Stage;
 use mpp_hub::Hub;
@@ -96,18 +97,19 @@ fn bind(addresses: &[String]) -> Result<Vec<Listener>, Failure> {
     bound.map_err(|error| Failure(format!("error: cannot listen on {error}")))
 }
 
-fn bind_proxies(proxies: &[Proxy]) -> Result<Vec<(Listener, Arc<Proxy>)>, Failure> {
+fn bind_proxies(proxies: &[Arc<Proxy>]) -> Result<Vec<(Listener, Arc<Gate>)>, Failure> {
     let mut bound = Vec::new();
     for proxy in proxies {
-        let settings = Arc::new(proxy.clone());
-        bound.extend(bind(&proxy.listen)?.into_iter().map(|it| (it, Arc::clone(&settings))));
+        let gate = Gate::new(proxy).map_err(|text| Failure(format!("error: {text}")))?;
+        let gate = Arc::new(gate);
+        bound.extend(bind(&proxy.listen)?.into_iter().map(|it| (it, Arc::clone(&gate))));
     }
     Ok(bound)
 }
 
 /// The sockets of all doors.
 struct Doors {
-    proxies: Vec<(Listener, Arc<Proxy>)>,
+    proxies: Vec<(Listener, Arc<Gate>)>,
     policy: Vec<Listener>,
     milter: Vec<Listener>,
     /// The stages at which the milter asks.
@@ -115,13 +117,24 @@ struct Doors {
 }
 
 impl Doors {
+    /// The proxies, each once.
+    fn gates(&self) -> Vec<Arc<Gate>> {
+        let mut gates: Vec<Arc<Gate>> = Vec::new();
+        for (_, gate) in &self.proxies {
+            if !gates.iter().any(|known| Arc::ptr_eq(known, gate)) {
+                gates.push(Arc::clone(gate));
+            }
+        }
+        gates
+    }
+
     /// Other handles of the same sockets.
     fn copy(&self) -> io::Result<Self> {
         let copy = |list: &[Listener]| -> io::Result<Vec<Listener>> {
             list.iter().map(Listener::copy).collect()
         };
         let (policy, milter) = (copy(&self.policy)?, copy(&self.milter)?);
-        let proxies = self.proxies.iter().map(|(it, proxy)| Ok((it.copy()?, Arc::clone(proxy))));
+        let proxies = self.proxies.iter().map(|(it, gate)| Ok((it.copy()?, Arc::clone(gate))));
         let proxies = proxies.collect::<io::Result<Vec<_>>>()?;
         Ok(Self { policy, milter, stages: Arc::clone(&self.stages), proxies })
     }
@@ -174,7 +187,7 @@ impl Node {
             Arc::clone(&hub),
             config,
             lists,
-            ([addresses, milters, proxies], state.to_owned()),
+            ([addresses, milters, proxies], doors.gates(), state.to_owned()),
         );
         Ok(Self {
             hub,
@@ -312,25 +325,32 @@ fn work(
     runtime.block_on(async {
         for listener in doors.policy {
             let door = Door { hub: Arc::clone(hub), virtual_clock: None };
-            take(listener, places, move |io, peer| door.clone().serve(io, peer));
+            take(listener, places, move |io, peer| door.clone().serve(io, address(peer)));
         }
         for listener in doors.milter {
             let door = milter::Door { hub: Arc::clone(hub), stages: Arc::clone(&doors.stages) };
-            take(listener, places, move |io, peer| door.clone().serve(io, peer));
+            take(listener, places, move |io, peer| door.clone().serve(io, address(peer)));
         }
-        for (listener, proxy) in doors.proxies {
-            let door = proxy::Door { hub: Arc::clone(hub), proxy, stopping: stopping.clone() };
+        for (listener, gate) in doors.proxies {
+            let pool = Arc::new(Pool::default());
+            tokio::spawn(Arc::clone(&pool).sweep(Arc::clone(&gate)));
+            let (hub, stopping) = (Arc::clone(hub), stopping.clone());
+            let door = proxy::Door { hub, gate, pool, stopping };
             take(listener, proxy_places, move |io, peer| door.clone().serve(io, peer));
         }
         std::future::pending::<()>().await;
     });
 }
 
+fn address(peer: Option<SocketAddr>) -> Option<IpAddr> {
+    peer.map(|peer| peer.ip())
+}
+
 /// Takes connections and serves each, as long as there are places.
 fn take<F: Future<Output = ()> + Send + 'static>(
     listener: Listener,
     places: &Arc<Places>,
-    serve: impl Fn(Connection, Option<IpAddr>) -> F + Send + 'static,
+    serve: impl Fn(Connection, Option<SocketAddr>) -> F + Send + 'static,
 ) {
     let accept = listener.accept(Arc::clone(places), move |io, peer, place: Place| {
         let served = serve(io, peer);

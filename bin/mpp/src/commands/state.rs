@@ -1,6 +1,8 @@
 //! Commands that look at and change the state of a running daemon.
 
 use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
 
 use clap::{Args, Subcommand};
 use mpp_admin::AskError;
@@ -16,12 +18,16 @@ pub(super) fn daemon(daemon: &Where, request: &Value) -> Result<Value, Failure> 
     let (_, socket) = daemon.find();
     mpp_admin::ask(&socket, request).map_err(|error| match error {
         AskError::Refused(text) => Failure(text),
-        AskError::NotRunning(error) => Failure(format!(
-            "error: no daemon answers on {}: {error}\nhelp: name its configuration with --config, \
-             or its state directory with --state",
-            socket.display()
-        )),
+        AskError::NotRunning(error) => not_running(&socket, &error),
     })
+}
+
+pub(super) fn not_running(socket: &Path, error: &io::Error) -> Failure {
+    Failure(format!(
+        "error: no daemon answers on {}: {error}\nhelp: name its configuration with --config, or \
+         its state directory with --state",
+        socket.display()
+    ))
 }
 
 pub(super) fn number(value: &Value, path: &str) -> u64 {

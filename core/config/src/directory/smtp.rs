@@ -67,7 +67,7 @@ impl fmt::Display for Server {
 }
 
 impl Server {
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.starts_with('/') {
                 Ok(Self::Socket(path.to_owned()))

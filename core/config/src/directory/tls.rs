@@ -26,7 +26,7 @@ pub struct Security {
 
 impl Security {
     /// Reads `tls` and `ca`.
-    pub(super) fn read(table: &mut Reader<'_>) -> Self {
+    pub(crate) fn read(table: &mut Reader<'_>) -> Self {
         const WORDS: [(&str, Tls); 3] =
             [("off", Tls::Off), ("prefer", Tls::Prefer), ("require", Tls::Require)];
         let tls = table.choice("tls", "prefer", &WORDS).unwrap_or_default();

@@ -17,6 +17,7 @@ use crate::verdict::Verdict;
 pub mod access;
 mod blame;
 pub mod block;
+pub mod early_talker;
 pub mod greylist;
 pub mod recipient;
 pub mod threshold;
@@ -24,8 +25,15 @@ pub mod trap;
 
 /// All kinds of checks, in the order in which they are asked: cheap before dear, and greylisting
 /// last, since it costs the honest most.
-pub const KINDS: [&Kind; 6] =
-    [&access::KIND, &trap::KIND, &block::KIND, &threshold::KIND, &recipient::KIND, &greylist::KIND];
+pub const KINDS: [&Kind; 7] = [
+    &access::KIND,
+    &early_talker::KIND,
+    &trap::KIND,
+    &block::KIND,
+    &threshold::KIND,
+    &recipient::KIND,
+    &greylist::KIND,
+];
 
 /// One kind of check, as data.
 #[derive(Debug)]

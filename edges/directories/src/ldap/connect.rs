@@ -14,7 +14,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::said;
 use super::session::{Fault, Manner, Session};
-use crate::tls;
+use mpp_hub::tls;
 
 /// How far an attempt has come, for those who wait in vain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

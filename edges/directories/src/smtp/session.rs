@@ -240,7 +240,7 @@ impl Session {
         let stream = tls.connect(server_name, self.stream).await;
         let has_ca = settings.security.ca.is_some();
         let stream = stream.map_err(|error| {
-            Failure::down(format!("STARTTLS: {}", crate::tls::failure(&error, &name, has_ca)))
+            Failure::down(format!("STARTTLS: {}", mpp_hub::tls::failure(&error, &name, has_ca)))
         })?;
         let mut session = Self {
             stream: Box::new(stream),

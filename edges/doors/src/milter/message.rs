@@ -64,6 +64,7 @@ impl Known {
             context: CONTEXT,
             size_bytes: message.map_or(0, |message| message.size_bytes),
             recipient_count: if is_at_end { recipients } else { 0 },
+            is_early: false,
             unknown: &[],
         })
     }

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use mpp_engine::facts::Stage;
 use mpp_engine::verdict::Action;
+use mpp_hub::trace::Speaker;
 use mpp_hub::{Desk, Hub, Judged};
 use mpp_wire::milter::{Decoder, Event, Texts, protocol};
 use mpp_wire::milter_answer::Answer;
@@ -25,6 +26,7 @@ use tokio::time::timeout;
 
 use self::agreement::{Agreement, Offer, Wishes};
 use self::message::{Client, Fate, Known, Message, UNKNOWN, bare, readable};
+use crate::dialogue;
 use crate::listen::Connection;
 
 /// Bytes read at once.
@@ -111,8 +113,12 @@ impl Session {
                 match decoder.next_event() {
                     Ok(Some(Event::Quit)) => break Some(None),
                     Ok(Some(event)) => {
+                        let (step, before) = (self.watched_step(&event), out.len());
                         if let Err(wrong) = self.answer(event, &mut out).await {
                             break Some(Some(wrong));
+                        }
+                        if let Some((client, step)) = step {
+                            self.show((client, &step), out.get(before..).unwrap_or_default());
                         }
                     }
                     Ok(None) => break None,
@@ -176,6 +182,28 @@ impl Session {
             Event::Quit => {}
         }
         Ok(())
+    }
+
+    /// A step in words and whose it is, if somebody watches the client or whoever it may turn out
+    /// to be.
+    fn watched_step(&self, event: &Event<'_>) -> Option<(Option<IpAddr>, String)> {
+        let (hub, client) = (&self.door.hub, self.client());
+        let is_watched = hub.is_watched() && client.is_none_or(|client| hub.traces(client));
+        is_watched.then(|| Some((client, dialogue::step(event)?))).flatten()
+    }
+
+    /// To those who watch the client: a step, and the answer to it.
+    fn show(&self, (client, step): (Option<IpAddr>, &str), answer: &[u8]) {
+        let Some(client) = self.client().or(client) else { return };
+        let session = format!("milter.{:x}", self.number);
+        self.door.hub.trace(client, &session, Speaker::Client, step);
+        if let Some(answer) = dialogue::answers(answer) {
+            self.door.hub.trace(client, &session, Speaker::Server, &answer);
+        }
+    }
+
+    fn client(&self) -> Option<IpAddr> {
+        self.known.client.as_ref().and_then(|client| client.address)
     }
 
     /// What it is, if it has no place at this point of the conversation.

@@ -3,12 +3,41 @@
 use std::io;
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
+use mpp_config::directory::tls::{Security, Tls};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
 
-/// What a client needs to know that verifies its server.
-pub(crate) fn client(ca: Option<&str>) -> Result<Arc<ClientConfig>, String> {
+/// The way to encrypt what goes to a server; nothing if that is never done.
+///
+/// # Errors
+/// As [`client`].
+pub fn connector(security: &Security) -> Result<Option<Arc<ClientConfig>>, String> {
+    Ok(match security.tls {
+        Tls::Off => None,
+        Tls::Prefer => {
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+                .with_safe_default_protocol_versions()
+                .map_err(|error| error.to_string())?;
+            let verifier = Arc::new(Anybody(provider));
+            let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+            Some(Arc::new(builder.with_no_client_auth()))
+        }
+        Tls::Require => Some(client(security.ca.as_deref())?),
+    })
+}
+
+/// What a client needs to know that verifies its server; without `ca` the authorities of the system
+/// are trusted.
+///
+/// # Errors
+/// Nobody can be trusted; the text is for people.
+pub fn client(ca: Option<&str>) -> Result<Arc<ClientConfig>, String> {
     let roots = roots(ca)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
@@ -42,7 +71,7 @@ fn roots(ca: Option<&str>) -> Result<RootCertStore, String> {
 }
 
 /// What a failed handshake means to an operator.
-pub(crate) fn failure(error: &io::Error, name: &str, has_ca: bool) -> String {
+pub fn failure(error: &io::Error, name: &str, has_ca: bool) -> String {
     let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     match cause {
         Some(Error::InvalidCertificate(wrong)) => certificate(wrong, name, has_ca),
@@ -83,5 +112,46 @@ fn certificate(wrong: &CertificateError, name: &str, has_ca: bool) -> String {
                 .into()
         }
         other => format!("its certificate is not sound: {other}"),
+    }
+}
+
+/// Takes every certificate, for encryption against listeners where nobody is verified anyway.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

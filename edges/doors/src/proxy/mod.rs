@@ -1,0 +1,57 @@
+//! The proxy door: SMTP taken, judged and passed on, as a filter between a mail server and its next
+//! hop, or as the gateway of some domains.
+//!
+//! Nothing is said to a next hop before a recipient has passed: who is refused never gets there.
+//! From then on the next hop's answers are the answers. The text of a message streams through; its
+//! last line goes on only when nothing stands against the message, and "250" is said only after the
+//! next hop has said so. So a proxy that is killed at any byte has promised nothing.
+
+mod attributes;
+mod client;
+mod envelope;
+mod gate;
+mod greeting;
+mod names;
+mod next_hop;
+mod offers;
+mod pool;
+mod reply;
+mod session;
+mod text;
+mod trace_header;
+mod transaction;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mpp_hub::Hub;
+use tokio::sync::watch;
+
+pub use gate::{Change, Gate, Tally};
+pub use pool::Pool;
+
+use crate::listen::Connection;
+
+/// What a listener of this door knows.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// Where questions go.
+    pub hub: Arc<Hub>,
+    /// The proxy.
+    pub gate: Arc<Gate>,
+    /// Connections to next hops that nobody uses now; those of this thread.
+    pub pool: Arc<Pool>,
+    /// Whether the daemon is about to stop: messages under way are finished, and no more begun.
+    pub stopping: watch::Receiver<bool>,
+}
+
+impl Door {
+    /// Serves a connection until either side ends it.
+    pub async fn serve(self, io: Connection, peer: Option<SocketAddr>) {
+        let gate = Arc::clone(&self.gate);
+        gate.tally.began();
+        // An error is a reset or the like, which is how many peers end a connection.
+        let _ = greeting::serve(self, io, peer).await;
+        gate.tally.ended();
+    }
+}

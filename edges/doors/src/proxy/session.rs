@@ -1,0 +1,484 @@
+//! The conversation with a client, command by command.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use mpp_engine::facts::Stage;
+use mpp_engine::verdict::Action;
+use mpp_hub::trace::Speaker;
+use mpp_hub::{Asked, Desk};
+use mpp_wire::smtp_server::{Command, Decoder};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::Door;
+use super::client::Client;
+use super::gate::{Setup, Tally};
+use super::reply::{self, STOPPING, TOO_SLOW};
+use super::transaction::Transaction;
+use crate::listen::Connection;
+
+/// Bytes read at once.
+const READ_BYTES: usize = 16 * 1024;
+/// A peer that does not take its answer for so long is gone.
+const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
+/// So long a handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_mins(1);
+/// Who is told to go may have said more by then: so long, and so much, is read before the connection
+/// is closed, since closing with unread bytes would take the reply away.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_BYTES: usize = 64 * 1024;
+/// What the hub calls this door when it ties requests together.
+const CONTEXT: &str = "proxy";
+
+thread_local! {
+    /// Where bytes are read to: one for all sessions of a thread, so that an idle one has none.
+    static SCRATCH: std::cell::RefCell<Box<[u8]>> =
+        std::cell::RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
+}
+
+/// Whether the conversation goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    GoOn,
+    Close,
+}
+
+/// One connection.
+#[allow(clippy::struct_excessive_bools, reason = "they are facts, each of its own")]
+pub(crate) struct Session {
+    pub(crate) door: Door,
+    pub(crate) setup: Arc<Setup>,
+    pub(crate) io: Connection,
+    /// Whose connection it is, by what configured balancers and peers say.
+    pub(crate) peer: Option<IpAddr>,
+    /// Its name everywhere.
+    pub(crate) id: String,
+    pub(crate) messages: u32,
+    pub(crate) errors: u32,
+    /// Commands since the last message.
+    commands: u32,
+    ends: Instant,
+    pub(crate) is_spared: bool,
+    pub(crate) is_early: bool,
+    /// HELO or EHLO was said.
+    pub(crate) is_greeted: bool,
+    pub(crate) is_extended: bool,
+    pub(crate) is_encrypted: bool,
+    pub(crate) client: Client,
+    pub(crate) transaction: Option<Box<Transaction>>,
+    pub(crate) decoder: Decoder,
+    pub(crate) desk: Box<Desk>,
+    pub(crate) out: String,
+}
+
+/// A command that owns what it needs, so that the decoder is free while it is worked on.
+enum Said {
+    Helo(String, bool),
+    Mail(String, String),
+    Rcpt(String, String),
+    Xforward(String),
+    Xclient(String),
+    Plain(Command<'static>),
+}
+
+impl Session {
+    pub(crate) fn new(
+        door: Door,
+        setup: Arc<Setup>,
+        io: Connection,
+        peer: Option<SocketAddr>,
+    ) -> Self {
+        static SESSIONS: AtomicU64 = AtomicU64::new(0);
+        door.hub.asks_at_end(CONTEXT);
+        let client = Client::at(peer);
+        let number = SESSIONS.fetch_add(1, Ordering::Relaxed);
+        let ends = Instant::now() + Duration::from_millis(setup.proxy.limits.session_ms);
+        let networks = &door.hub.live().configuration.networks;
+        // Who can open a unix socket is one of ours.
+        let is_spared = client
+            .address
+            .is_none_or(|it| networks.local.contains(it) || networks.trusted.contains(it));
+        Self {
+            id: format!("proxy.{:x}.{number:x}", door.hub.started_ms() / 1000),
+            peer: client.address,
+            door,
+            setup,
+            io,
+            messages: 0,
+            errors: 0,
+            commands: 0,
+            ends,
+            is_spared,
+            is_early: false,
+            is_greeted: false,
+            is_extended: false,
+            is_encrypted: false,
+            client,
+            transaction: None,
+            decoder: Decoder::default(),
+            desk: Box::default(),
+            out: String::new(),
+        }
+    }
+
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.door.gate.tally
+    }
+
+    /// Answers until either side ends it.
+    pub(crate) async fn run(&mut self) -> io::Result<()> {
+        let greeting = format!("220 {} ESMTP mpp\r\n", self.setup.proxy.name_of_host);
+        self.say(&greeting);
+        while let Some(said) = self.next().await? {
+            self.commands += 1;
+            if self.commands > self.setup.proxy.limits.commands {
+                Tally::more(&self.tally().too_wrong);
+                return self.bye("421 4.7.0 Too many commands without a message\r\n").await;
+            }
+            match self.command(said).await {
+                Ok(Next::GoOn) => {}
+                Ok(Next::Close) => return self.bye("").await,
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    Tally::more(&self.tally().too_slow);
+                    return self.bye(TOO_SLOW).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next command; nothing when the connection is over.
+    async fn next(&mut self) -> io::Result<Option<Said>> {
+        let mut until = None;
+        loop {
+            match self.decoder.next_command() {
+                Ok(Some(command)) => {
+                    if let Some(client) = self.client.address
+                        && self.door.hub.traces(client)
+                    {
+                        let hub = &self.door.hub;
+                        hub.trace(client, &self.id, Speaker::Client, &shown(&command));
+                    }
+                    return Ok(Some(own(command)));
+                }
+                Ok(None) => {}
+                Err(fault) => {
+                    self.bye(reply::to_fault(fault)).await?;
+                    return Ok(None);
+                }
+            }
+            self.flush().await?;
+            self.decoder.rest();
+            let time = self.setup.command_time(self.tally());
+            let until = *until.get_or_insert_with(|| (Instant::now() + time).min(self.ends));
+            let is_idle = self.transaction.is_none();
+            let read = tokio::select! {
+                read = timeout_at(until, read(&mut self.io, &mut self.decoder)) => Some(read),
+                // An error is that nobody is left to say so, which is the same.
+                _ = self.door.stopping.wait_for(|is_stopping| *is_stopping), if is_idle => None,
+            };
+            match read {
+                Some(Ok(Ok(0))) => return Ok(None),
+                Some(Ok(Ok(_))) => {}
+                Some(Ok(Err(error))) => return Err(error),
+                Some(Err(_)) => {
+                    Tally::more(&self.tally().too_slow);
+                    self.bye(TOO_SLOW).await?;
+                    return Ok(None);
+                }
+                None => {
+                    self.bye(STOPPING).await?;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    async fn command(&mut self, said: Said) -> io::Result<Next> {
+        match said {
+            Said::Helo(name, is_extended) => self.helo(name, is_extended).await,
+            Said::Xforward(attributes) => Ok(self.xforward(&attributes)),
+            Said::Xclient(attributes) => self.xclient(&attributes).await,
+            Said::Mail(path, parameters) => self.mail(path, parameters).await,
+            Said::Rcpt(path, parameters) => Box::pin(self.rcpt(path, parameters)).await,
+            Said::Plain(Command::Data) => Box::pin(self.data()).await,
+            Said::Plain(Command::Bdat { bytes, is_last }) => {
+                Box::pin(self.chunk(bytes, is_last)).await
+            }
+            Said::Plain(Command::StartTls) => self.starttls().await,
+            Said::Plain(Command::Quit) => {
+                self.say("221 2.0.0 Bye\r\n");
+                self.flush().await?;
+                Ok(Next::Close)
+            }
+            Said::Plain(Command::Rset) => {
+                self.reset();
+                Ok(self.say("250 2.0.0 Ok\r\n"))
+            }
+            Said::Plain(Command::Noop) => Ok(self.say("250 2.0.0 Ok\r\n")),
+            Said::Plain(Command::Help) => Ok(self.say("214 2.0.0 See RFC 5321\r\n")),
+            Said::Plain(Command::Vrfy) => Ok(self.say("252 2.0.0 Try it\r\n")),
+            Said::Plain(Command::Syntax) => Ok(self.wrong("501 5.5.4 Syntax error\r\n")),
+            Said::Plain(_) => Ok(self.wrong("500 5.5.1 Command not known\r\n")),
+        }
+    }
+
+    async fn starttls(&mut self) -> io::Result<Next> {
+        let Some(acceptor) = self.setup.acceptor.clone().filter(|_| !self.is_encrypted) else {
+            return Ok(self.wrong("502 5.5.1 STARTTLS is not offered\r\n"));
+        };
+        if self.decoder.held() > 0 {
+            // What came in the clear must not be taken for what was encrypted (CVE-2011-0411).
+            self.bye("501 5.5.4 Nothing may follow STARTTLS\r\n").await?;
+            return Ok(Next::Close);
+        }
+        self.reset();
+        self.say("220 2.0.0 Ready to start TLS\r\n");
+        self.flush().await?;
+        let plain = std::mem::replace(&mut self.io, Connection::Closed);
+        let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(plain)).await??;
+        self.io = Connection::Tls(Box::new(stream));
+        self.decoder = Decoder::default();
+        self.is_encrypted = true;
+        self.is_greeted = false;
+        self.client.helo.clear();
+        Ok(Next::GoOn)
+    }
+
+    /// Asks, if something is asked at this stage; returns the refusal if there is one.
+    pub(crate) async fn judge(&mut self, stage: Stage) -> Option<String> {
+        if !self.setup.proxy.stages.contains(&stage) && !self.is_early {
+            return None;
+        }
+        if stage != Stage::Connect {
+            self.client.settle().await;
+        }
+        let nothing = Transaction::default();
+        let Self { door, client, transaction, desk, .. } = self;
+        let message = transaction.as_deref().unwrap_or(&nothing);
+        let asked = asked(client, message, stage, self.is_early)?;
+        let judged = door.hub.judge(&asked, desk).await;
+        if let Some(transaction) = transaction.as_deref_mut() {
+            transaction.is_discarded |= judged.decision.verdict.action == Action::Discard;
+        }
+        let reply = judged.reply?;
+        // Before the greeting "not now" is spelled so (RFC 5321 section 4.2.3).
+        let is_first = stage == Stage::Connect && reply.code < 500;
+        let code = if is_first { 421 } else { reply.code };
+        Some(format!("{code} {} {}\r\n", reply.status, desk.reply))
+    }
+
+    /// Gives a message up, at the next hop too.
+    pub(crate) fn reset(&mut self) {
+        let Some(mut transaction) = self.transaction.take() else { return };
+        let hub = &self.door.hub;
+        hub.leave(hub.transaction(&transaction.instance));
+        let Some(mut hop) = transaction.hop.take() else { return };
+        if transaction.is_text {
+            // In the middle of a text nothing else ends it.
+            return;
+        }
+        let (pool, setup) = (Arc::clone(&self.door.pool), Arc::clone(&self.setup));
+        if !transaction.is_begun {
+            return pool.keep(hop, &setup);
+        }
+        tokio::spawn(async move {
+            if hop.say("RSET\r\n").await.is_ok_and(|reply| reply.is_positive()) {
+                pool.keep(hop, &setup);
+            }
+        });
+    }
+
+    pub(crate) fn wrong(&mut self, text: &str) -> Next {
+        self.count_error();
+        self.say(text)
+    }
+
+    /// Counts something that went wrong; with too many the connection is closed.
+    pub(crate) fn count_error(&mut self) {
+        self.errors += 1;
+    }
+
+    /// Whether there were too many errors, which ends the connection.
+    fn is_hopeless(&self) -> bool {
+        self.errors > self.setup.proxy.limits.errors
+    }
+
+    pub(crate) fn say(&mut self, text: &str) -> Next {
+        self.out.push_str(text);
+        if self.is_hopeless() {
+            self.out.push_str("421 4.7.0 Too many errors\r\n");
+            Tally::more(&self.tally().too_wrong);
+            return Next::Close;
+        }
+        Next::GoOn
+    }
+
+    /// A message is over: what follows may be another one.
+    pub(crate) fn message_is_over(&mut self) {
+        self.transaction = None;
+        self.client.queue_id.clear();
+        self.commands = 0;
+    }
+
+    /// To those who watch the client.
+    pub(crate) fn show(&self, speaker: Speaker, text: &str) {
+        if let Some(client) = self.client.address {
+            self.door.hub.trace(client, &self.id, speaker, text);
+        }
+    }
+
+    pub(crate) async fn flush(&mut self) -> io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        self.show(Speaker::Server, &self.out);
+        let write = async {
+            self.io.write_all(self.out.as_bytes()).await?;
+            self.io.flush().await
+        };
+        timeout(WRITE_TIMEOUT, write).await??;
+        self.out.clear();
+        Ok(())
+    }
+
+    /// Says the last thing and closes.
+    pub(crate) async fn bye(&mut self, text: &str) -> io::Result<()> {
+        self.out.push_str(text);
+        self.flush().await?;
+        self.io.shutdown().await?;
+        let mut left = LINGER_BYTES;
+        let drain = async {
+            let mut bytes = [0; 1024];
+            while let Ok(length @ 1..) = self.io.read(&mut bytes).await
+                && length < left
+            {
+                left -= length;
+            }
+        };
+        // Who does not close within this time has his reply.
+        let _ = timeout(LINGER, drain).await;
+        Ok(())
+    }
+
+    /// Reads some bytes of a message before a time.
+    pub(crate) async fn read_text(&mut self, until: Instant) -> io::Result<usize> {
+        timeout_at(until.min(self.ends), read(&mut self.io, &mut self.decoder)).await?
+    }
+}
+
+/// What is asked about a message; nothing where there is no client to ask about.
+pub(crate) fn asked<'a>(
+    client: &'a Client,
+    message: &'a Transaction,
+    stage: Stage,
+    is_early: bool,
+) -> Option<Asked<'a>> {
+    let is_at_end = matches!(stage, Stage::Data | Stage::EndOfMessage);
+    let has_one = stage == Stage::Rcpt || is_at_end && message.recipients == 1;
+    let announced = message.parameters.size.unwrap_or(0);
+    Some(Asked {
+        door: "proxy",
+        stage,
+        client: client.address?,
+        client_port: client.port,
+        client_name: &client.name,
+        reverse_name: &client.reverse_name,
+        helo: &client.helo,
+        sender: &message.sender,
+        recipient: if has_one { &message.last_recipient } else { "" },
+        sasl_user: &client.login,
+        instance: &message.instance,
+        queue_id: &client.queue_id,
+        context: CONTEXT,
+        size_bytes: if is_at_end { announced.max(message.watch.bytes) } else { announced },
+        recipient_count: if is_at_end { message.recipients } else { 0 },
+        is_early,
+        unknown: &[],
+    })
+}
+
+/// Reads to the decoder by way of the thread's one buffer.
+pub(crate) async fn read(io: &mut Connection, decoder: &mut Decoder) -> io::Result<usize> {
+    std::future::poll_fn(|context| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut *io).poll_read(context, &mut buffer))?;
+            decoder.feed(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+    })
+    .await
+}
+
+/// A command as it was said, for those who watch.
+fn shown(command: &Command<'_>) -> String {
+    let with = |verb: &str, rest: &[u8]| format!("{verb} {}", String::from_utf8_lossy(rest));
+    let addressed = |verb: &str, path: &[u8], parameters: &[u8]| {
+        let (path, rest) = (String::from_utf8_lossy(path), String::from_utf8_lossy(parameters));
+        format!("{verb}:<{path}> {rest}").trim_end().to_owned()
+    };
+    match *command {
+        Command::Helo(name) => with("HELO", name),
+        Command::Ehlo(name) => with("EHLO", name),
+        Command::Mail { path, parameters } => addressed("MAIL FROM", path, parameters),
+        Command::Rcpt { path, parameters } => addressed("RCPT TO", path, parameters),
+        Command::Xforward(attributes) => with("XFORWARD", attributes),
+        Command::Xclient(attributes) => with("XCLIENT", attributes),
+        Command::Bdat { bytes, is_last } => {
+            format!("BDAT {bytes}{}", if is_last { " LAST" } else { "" })
+        }
+        Command::Data => "DATA".to_owned(),
+        Command::StartTls => "STARTTLS".to_owned(),
+        Command::Rset => "RSET".to_owned(),
+        Command::Noop => "NOOP".to_owned(),
+        Command::Quit => "QUIT".to_owned(),
+        Command::Help => "HELP".to_owned(),
+        Command::Vrfy => "VRFY".to_owned(),
+        Command::Syntax => "(what cannot be read)".to_owned(),
+        Command::Unknown => "(what is no command)".to_owned(),
+    }
+}
+
+fn own(command: Command<'_>) -> Said {
+    // Addresses are ASCII or, with SMTPUTF8, UTF-8; what is neither is none, and is not passed on.
+    let parts = match command {
+        Command::Helo(text)
+        | Command::Ehlo(text)
+        | Command::Xforward(text)
+        | Command::Xclient(text) => [text, b""],
+        Command::Mail { path, parameters } | Command::Rcpt { path, parameters } => {
+            [path, parameters]
+        }
+        _ => [&b""[..], b""],
+    };
+    if parts.iter().any(|part| std::str::from_utf8(part).is_err()) {
+        return Said::Plain(Command::Syntax);
+    }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match command {
+        Command::Helo(name) => Said::Helo(text(name), false),
+        Command::Ehlo(name) => Said::Helo(text(name), true),
+        Command::Mail { path, parameters } => Said::Mail(text(path), text(parameters)),
+        Command::Rcpt { path, parameters } => Said::Rcpt(text(path), text(parameters)),
+        Command::Xforward(attributes) => Said::Xforward(text(attributes)),
+        Command::Xclient(attributes) => Said::Xclient(text(attributes)),
+        Command::Bdat { bytes, is_last } => Said::Plain(Command::Bdat { bytes, is_last }),
+        Command::Data => Said::Plain(Command::Data),
+        Command::StartTls => Said::Plain(Command::StartTls),
+        Command::Rset => Said::Plain(Command::Rset),
+        Command::Noop => Said::Plain(Command::Noop),
+        Command::Quit => Said::Plain(Command::Quit),
+        Command::Help => Said::Plain(Command::Help),
+        Command::Vrfy => Said::Plain(Command::Vrfy),
+        Command::Syntax => Said::Plain(Command::Syntax),
+        Command::Unknown => Said::Plain(Command::Unknown),
+    }
+}

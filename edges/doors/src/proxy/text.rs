@@ -1,0 +1,262 @@
+//! The text of a message, by DATA or BDAT: it streams through, and ends at the next hop only when
+//! nothing stands against it.
+
+use std::io;
+use std::time::Duration;
+
+use mpp_engine::facts::Stage;
+use mpp_hub::trace::Speaker;
+use mpp_wire::smtp_server::Text;
+use tokio::time::Instant;
+
+use super::gate::Tally;
+use super::reply::{self, NO_HOP};
+use super::session::{Next, Session};
+use super::trace_header::{RECEIVED_MAX, received};
+
+/// A text that does not end its lines as it must; nothing behind it can be trusted.
+const BARE_LINE_END: &str = "554 5.6.0 A line does not end with CRLF\r\n";
+
+impl Session {
+    pub(super) async fn data(&mut self) -> io::Result<Next> {
+        if let Err(reply) = self.begin_text().await {
+            return Ok(self.wrong(&reply));
+        }
+        self.say("354 End data with <CR><LF>.<CR><LF>\r\n");
+        self.flush().await?;
+        self.decoder.begin_text();
+        let until = self.text_ends();
+        let mut text = Vec::new();
+        loop {
+            match self.decoder.text(&mut text) {
+                Text::More => {
+                    self.pass_on(&mut text).await;
+                    if self.read_text(until).await? == 0 {
+                        return Ok(Next::Close);
+                    }
+                }
+                Text::End => return self.end_of_message(text).await,
+                Text::BareLineEnd => {
+                    self.bye(BARE_LINE_END).await?;
+                    return Ok(Next::Close);
+                }
+            }
+        }
+    }
+
+    /// BDAT: to the next hop it is DATA.
+    pub(super) async fn chunk(&mut self, bytes: u64, is_last: bool) -> io::Result<Next> {
+        let mut left = bytes;
+        let is_going_on = self.transaction.as_ref().is_some_and(|message| message.is_chunked);
+        if !is_going_on {
+            let begun = self.begin_text().await;
+            if let Err(reply) = begun {
+                return self.skip(left, &reply).await;
+            }
+            self.decoder.begin_text();
+            if let Some(message) = &mut self.transaction {
+                message.is_chunked = true;
+            }
+        }
+        let until = self.text_ends();
+        let mut text = Vec::new();
+        loop {
+            let state = self.decoder.chunk(&mut left, &mut text);
+            match state {
+                Text::End => break,
+                Text::More => {
+                    self.pass_on(&mut text).await;
+                    if self.read_text(until).await? == 0 {
+                        return Ok(Next::Close);
+                    }
+                }
+                Text::BareLineEnd => {
+                    self.bye(BARE_LINE_END).await?;
+                    return Ok(Next::Close);
+                }
+            }
+        }
+        if !is_last {
+            self.pass_on(&mut text).await;
+            return Ok(self.say(&format!("250 2.0.0 {bytes} bytes\r\n")));
+        }
+        if self.decoder.end_of_chunks(&mut text) == Text::BareLineEnd {
+            self.bye(BARE_LINE_END).await?;
+            return Ok(Next::Close);
+        }
+        self.end_of_message(text).await
+    }
+
+    /// Throws a chunk away that nobody wants: it comes in any case (RFC 3030 section 2).
+    async fn skip(&mut self, mut left: u64, reply: &str) -> io::Result<Next> {
+        let until = self.text_ends();
+        while !self.decoder.skip(&mut left) {
+            if self.read_text(until).await? == 0 {
+                return Ok(Next::Close);
+            }
+        }
+        Ok(self.wrong(reply))
+    }
+
+    fn text_ends(&self) -> Instant {
+        Instant::now() + Duration::from_millis(self.setup.proxy.limits.message_ms)
+    }
+
+    /// Has the next hop take a text.
+    ///
+    /// # Errors
+    /// The reply to the client instead.
+    async fn begin_text(&mut self) -> Result<(), String> {
+        let Some(message) = &self.transaction else {
+            return Err("503 5.5.1 MAIL first\r\n".into());
+        };
+        if message.is_chunked {
+            return Err("503 5.5.1 BDAT goes on with BDAT\r\n".into());
+        }
+        if let Some(fault) = message.fault {
+            self.reset();
+            return Err(fault.into());
+        }
+        if message.recipients == 0 {
+            return Err("554 5.5.1 No valid recipients\r\n".into());
+        }
+        if let Some(refusal) = self.judge(Stage::Data).await {
+            self.reset();
+            return Err(refusal);
+        }
+        let now_ms = self.door.hub.now_ms();
+        let is_gateway = self.setup.proxy.is_gateway();
+        let Some(message) = &mut self.transaction else { return Err(NO_HOP.into()) };
+        if is_gateway {
+            message.header = received(
+                &self.client,
+                (&self.setup.proxy.name_of_host, &message.instance),
+                (self.is_extended, self.is_encrypted),
+                now_ms,
+            );
+        }
+        if message.is_discarded {
+            message.hop = None;
+            return Ok(());
+        }
+        let answered = match &mut message.hop {
+            Some(hop) => hop.say("DATA\r\n").await.ok(),
+            None => None,
+        };
+        match answered {
+            Some(reply) if reply.code == 354 => {
+                message.is_text = true;
+                Ok(())
+            }
+            Some(reply) => {
+                let mut text = String::new();
+                reply::push(&reply, &mut text);
+                self.reset();
+                // An answer that is no refusal is none to pass on.
+                Err(if reply.code >= 400 { text } else { NO_HOP.to_owned() })
+            }
+            None => {
+                message.hop = None;
+                self.reset();
+                Tally::more(&self.tally().unanswered);
+                Err(NO_HOP.into())
+            }
+        }
+    }
+
+    /// Passes text on as it comes. A next hop that is gone is noticed at the end: until then the
+    /// client speaks on.
+    async fn pass_on(&mut self, text: &mut Vec<u8>) {
+        self.look_at(text);
+        if let Some(message) = &mut self.transaction
+            && let Some(hop) = &mut message.hop
+            && !text.is_empty()
+            && hop.write(text).await.is_err()
+        {
+            message.hop = None;
+            message.fault = Some(NO_HOP);
+        }
+        text.clear();
+    }
+
+    /// Looks whether text may be passed on, and puts the header before the first of it.
+    fn look_at(&mut self, text: &mut Vec<u8>) {
+        let proxy = &self.setup.proxy;
+        let Some(message) = &mut self.transaction else { return };
+        message.watch.see(text);
+        if !text.is_empty() && !message.header.is_empty() {
+            let header = std::mem::take(&mut message.header);
+            text.splice(..0, header.into_bytes());
+        }
+        if !proxy.is_gateway() || message.fault.is_some() {
+            return;
+        }
+        let takes_eight_bit = message.hop.as_ref().is_none_or(|hop| hop.offers.eight_bit);
+        let fault = if message.watch.bytes > proxy.limits.message_bytes {
+            "552 5.3.4 Message too big\r\n"
+        } else if message.watch.received > RECEIVED_MAX {
+            "554 5.4.6 Too many hops\r\n"
+        } else if message.watch.is_eight_bit && !takes_eight_bit {
+            "554 5.6.1 The next hop takes no 8-bit text\r\n"
+        } else {
+            return;
+        };
+        message.fault = Some(fault);
+        // Without its last line the next hop has no message.
+        message.hop = None;
+    }
+
+    /// The text is there but for what is left of it: whatever is said now is the answer.
+    async fn end_of_message(&mut self, mut rest: Vec<u8>) -> io::Result<Next> {
+        self.look_at(&mut rest);
+        let bytes = self.transaction.as_ref().map_or(0, |message| message.watch.bytes);
+        self.show(Speaker::Note, &format!("a text of {bytes} bytes"));
+        let fault = self.transaction.as_ref().and_then(|message| message.fault);
+        if let Some(fault) = fault {
+            Tally::more(&self.tally().refused);
+            self.reset();
+            self.message_is_over();
+            return Ok(self.wrong(fault));
+        }
+        if let Some(refusal) = self.judge(Stage::EndOfMessage).await {
+            Tally::more(&self.tally().refused);
+            self.message_is_over();
+            return Ok(self.refused(&refusal));
+        }
+        let Some(message) = &mut self.transaction else { return Ok(Next::GoOn) };
+        if message.is_discarded {
+            self.message_is_over();
+            return Ok(self.say("250 2.0.0 Ok\r\n"));
+        }
+        let header = std::mem::take(&mut message.header);
+        rest.splice(..0, header.into_bytes());
+        let ended = match &mut message.hop {
+            Some(hop) => hop.end(&mut rest, message.recipients).await,
+            None => Err(io::ErrorKind::NotConnected.into()),
+        };
+        let answer = ended.ok().and_then(reply::of_all).filter(|it| !(300..400).contains(&it.code));
+        let Some(answer) = answer else {
+            self.door.hub.take_back(&message.instance, &mut self.desk);
+            Tally::more(&self.tally().unanswered);
+            self.message_is_over();
+            return Ok(self.say("451 4.4.2 The next hop has not answered\r\n"));
+        };
+        if answer.is_positive() {
+            Tally::more(&self.door.gate.tally.passed_on);
+            if let Some(id) = reply::queue_id(&answer) {
+                self.door.hub.queued(id);
+            }
+        } else {
+            Tally::more(&self.door.gate.tally.refused);
+            self.door.hub.take_back(&message.instance, &mut self.desk);
+        }
+        if let Some(hop) = message.hop.take()
+            && answer.code != 421
+        {
+            self.door.pool.keep(hop, &self.setup);
+        }
+        reply::push(&answer, &mut self.out);
+        self.message_is_over();
+        Ok(self.say(""))
+    }
+}

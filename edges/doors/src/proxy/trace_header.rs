@@ -1,0 +1,125 @@
+//! The header that a gateway adds (RFC 5321 section 4.4), and how many of them there are.
+
+use super::client::Client;
+
+/// A message with so many of them goes round in circles (Postfix: `hopcount_limit`).
+pub(crate) const RECEIVED_MAX: u32 = 50;
+
+/// What a gateway writes on top of a message.
+pub(crate) fn received(
+    client: &Client,
+    (host, id): (&str, &str),
+    (is_extended, is_encrypted): (bool, bool),
+    now_ms: u64,
+) -> String {
+    let with = match (is_extended, is_encrypted) {
+        (true, true) => "ESMTPS",
+        (true, false) => "ESMTP",
+        (false, _) => "SMTP",
+    };
+    // A greeting may be anything; a header may not.
+    let safe = |text: &str| -> String {
+        let is_safe = |c: char| c.is_ascii_alphanumeric() || ".-_[]:".contains(c);
+        text.chars().take(255).map(|c| if is_safe(c) { c } else { '?' }).collect()
+    };
+    let helo = if client.helo.is_empty() { "unknown".to_owned() } else { safe(&client.helo) };
+    let name = if client.name.is_empty() { "unknown".to_owned() } else { safe(&client.name) };
+    let address = client.address.map_or_else(String::new, |address| match address {
+        std::net::IpAddr::V4(v4) => v4.to_string(),
+        std::net::IpAddr::V6(v6) => format!("IPv6:{v6}"),
+    });
+    format!(
+        "Received: from {helo} ({name} [{address}])\r\n\tby {host} (mpp) with {with} id {id};\r\n\t{}\r\n",
+        date(now_ms)
+    )
+}
+
+/// A time as RFC 5322 section 3.3 has it, in UTC.
+fn date(now_ms: u64) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let seconds = now_ms / 1000;
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    let text = mpp_hub::statistics::day_text(days);
+    let mut parts = text.split('-');
+    let (year, month, day) = (
+        parts.next().unwrap_or_default(),
+        parts.next().and_then(|month| month.parse::<usize>().ok()).unwrap_or(1),
+        parts.next().unwrap_or_default(),
+    );
+    let of = |names: &[&'static str], number: usize| names.get(number).copied().unwrap_or_default();
+    let weekday = of(&DAYS, usize::try_from(days % 7).unwrap_or(0));
+    let month = of(&MONTHS, month.saturating_sub(1));
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000")
+}
+
+/// Looks at the text of a message as it passes, a piece at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    /// What has come of the line under way, as far as it matters.
+    line: Vec<u8>,
+    is_in_body: bool,
+    /// Lines that begin with `Received:`.
+    pub(crate) received: u32,
+    /// Whether there is anything that is not ASCII.
+    pub(crate) is_eight_bit: bool,
+    /// How much there is.
+    pub(crate) bytes: u64,
+}
+
+impl Watch {
+    /// Looks at the next piece.
+    pub(crate) fn see(&mut self, text: &[u8]) {
+        const WANTED: usize = b"received:".len();
+        self.bytes += text.len() as u64;
+        self.is_eight_bit |= !text.is_ascii();
+        if self.is_in_body {
+            return;
+        }
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            let room = (WANTED + 1).saturating_sub(self.line.len());
+            self.line.extend_from_slice(line.get(..room).unwrap_or(line));
+            if !line.ends_with(b"\n") {
+                return;
+            }
+            if self.line == b"\r\n" {
+                self.is_in_body = true;
+                self.line = Vec::new();
+                return;
+            }
+            let head = self.line.get(..WANTED).unwrap_or_default();
+            self.received += u32::from(head.eq_ignore_ascii_case(b"received:"));
+            self.line.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_counted_in_pieces_as_in_one() {
+        let text = b"Received: a\r\n\tb\r\nrECEIVED: c\r\nX-Received: d\r\nA: \xc3\xa4\r\n\r\nReceived: e\r\n";
+        for piece in 1..=text.len() {
+            let mut watch = Watch::default();
+            text.chunks(piece).for_each(|piece| watch.see(piece));
+            assert_eq!((watch.received, watch.is_eight_bit), (2, true), "pieces of {piece}");
+            assert_eq!(watch.bytes, text.len() as u64);
+        }
+    }
+
+    #[test]
+    fn times_and_names_are_fit_for_a_header() {
+        let mut client = Client { helo: "a\"(b".into(), ..Client::default() };
+        client.address = "2001:db8::1".parse().ok();
+        let header = received(&client, ("mx.example", "1.2"), (true, true), 1_795_528_230_007);
+        assert_eq!(
+            header,
+            "Received: from a??b (unknown [IPv6:2001:db8::1])\r\n\tby mx.example (mpp) with ESMTPS \
+             id 1.2;\r\n\tTue, 24 Nov 2026 13:50:30 +0000\r\n"
+        );
+    }
+}

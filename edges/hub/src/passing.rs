@@ -1,0 +1,80 @@
+//! What only doors that pass mail on need: refusals of their own, and what became of a recipient or
+//! a message at the next hop.
+
+use mpp_engine::decide::Decision;
+use mpp_engine::verdict::Verdict;
+
+use crate::facts::facts;
+use crate::hub::{Asked, Desk, Hub, Judged, give_back, write_reply};
+use crate::line::Line;
+use crate::statistics::Counted;
+
+impl Hub {
+    /// Refuses what a door has to refuse by itself (relaying, too many connections), so that it is
+    /// counted, logged and explained as every refusal. Nothing is learnt of it.
+    pub fn refuse(
+        &self,
+        asked: &Asked<'_>,
+        (check, verdict): (&'static str, Verdict),
+        desk: &mut Desk,
+    ) -> Judged {
+        let live = self.live();
+        let now_ms = self.now_ms();
+        let mut lower = std::mem::take(&mut desk.lower);
+        let facts = facts(&live.configuration, asked, &mut lower, &mut desk.scratch);
+        let policy = live.configuration.policies.default_policy();
+        desk.case.clear();
+        let decision = Decision { verdict, check };
+        let id = self.new_id(now_ms);
+        let reply = write_reply(&decision.verdict, id, desk);
+        self.statistics().count(Counted {
+            now_ms,
+            policy: &policy.name,
+            check,
+            action: verdict.action,
+            shadow: None,
+        });
+        let facts_of = &facts;
+        self.write_line(
+            desk,
+            |id, reply, remarks| Line {
+                id,
+                now_ms,
+                door: asked.door,
+                facts: facts_of,
+                policy: &policy.name,
+                decision: &decision,
+                reply,
+                shadow: None,
+                remarks,
+                trips: 0,
+                unknown: asked.unknown,
+            },
+            id,
+        );
+        desk.lower = lower;
+        Judged { decision, reply, edits: None, id }
+    }
+
+    /// The next hop has refused what was judged last on this desk, a recipient or the message: what
+    /// it reserved is given back.
+    pub fn take_back(&self, instance: &str, desk: &mut Desk) {
+        let held = std::mem::take(&mut desk.held);
+        if held.is_empty() {
+            return;
+        }
+        // Of a message that was judged nothing is open any more.
+        self.transactions().take_back(self.transaction(instance), &held);
+        let mut effects = Vec::new();
+        give_back(&held, &mut effects);
+        self.store().perform(self.now_ms(), &effects);
+    }
+
+    /// The next hop has taken the message and calls it so: whoever sees it behind that queue sees
+    /// what was counted here.
+    pub fn queued(&self, queue_id: &str) {
+        let ring = self.live().configuration.ring;
+        let tie = crate::hub::queue_tie(ring, queue_id);
+        self.transactions().answered(tie, true, self.now_ms());
+    }
+}

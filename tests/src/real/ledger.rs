@@ -1,0 +1,158 @@
+//! A next hop that takes mail, counts what it has promised, and dies when told to.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::address;
+use super::raw_smtp::RawSmtp;
+
+/// What it offers where nothing else is said.
+pub const OFFERS: &str = "250-ledger\r\n250-8BITMIME\r\n250-PIPELINING\r\n250 ENHANCEDSTATUSCODES";
+
+/// A next hop; its threads end with the test.
+#[derive(Debug)]
+pub struct Ledger {
+    address: String,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    offers: String,
+    /// Serial number of a message, and how often it was answered 250.
+    taken: Mutex<BTreeMap<String, u32>>,
+    /// Commands, and the lines of texts with `| ` before them.
+    heard: Mutex<Vec<String>>,
+}
+
+impl Ledger {
+    /// Its connections end after so many bytes, if it is to fail.
+    pub fn start(fails_after: impl Fn() -> Option<usize> + Send + 'static) -> Self {
+        Self::offering(OFFERS, fails_after)
+    }
+
+    /// With another answer to EHLO and LHLO.
+    pub fn offering(
+        offers: &str,
+        fails_after: impl Fn() -> Option<usize> + Send + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind((address(), 0)).expect("an address of our own");
+        let address = listener.local_addr().expect("it listens").to_string();
+        let shared = Arc::new(Shared {
+            offers: offers.to_owned(),
+            taken: Mutex::default(),
+            heard: Mutex::default(),
+        });
+        let of_threads = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (shared, left) = (Arc::clone(&of_threads), fails_after());
+                std::thread::spawn(move || serve(stream, &shared, left));
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Serial numbers of messages that were answered 250, and how often each was.
+    pub fn taken(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
+        self.shared.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it has heard.
+    pub fn heard(&self) -> Vec<String> {
+        self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many lines begin like this.
+    pub fn count(&self, head: &str) -> usize {
+        self.heard().iter().filter(|line| line.starts_with(head)).count()
+    }
+
+    /// Fails unless each of these is there exactly once, and nothing is there twice.
+    pub fn settle(&self, promised: &[String]) {
+        let taken = self.taken();
+        for serial in promised {
+            assert_eq!(taken.get(serial), Some(&1), "{serial} was answered 250");
+        }
+        for (serial, count) in taken.iter() {
+            assert_eq!(*count, 1, "{serial} is there more than once");
+        }
+    }
+}
+
+fn serve(stream: TcpStream, shared: &Shared, left: Option<usize>) {
+    let mut left = left.unwrap_or(usize::MAX);
+    let Ok(mut out) = stream.try_clone() else { return };
+    let _ = out.set_nodelay(true);
+    let mut lines = BufReader::new(stream);
+    let _ = out.write_all(b"220 ledger\r\n");
+    let (mut is_text, mut serial, mut recipients) = (false, String::new(), 0);
+    let mut is_lmtp = false;
+    let mut bytes = Vec::new();
+    while lines.read_until(b'\n', &mut bytes).unwrap_or(0) > 0 {
+        let Some(rest) = left.checked_sub(bytes.len()) else { return };
+        left = rest;
+        let said = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+        bytes.clear();
+        let mark = if is_text { "| " } else { "" };
+        let heard = format!("{mark}{said}");
+        shared.heard.lock().unwrap_or_else(PoisonError::into_inner).push(heard);
+        if is_text && said != "." {
+            if let Some(number) = said.strip_prefix("Serial: ") {
+                number.clone_into(&mut serial);
+            }
+            continue;
+        }
+        let mut times = 1;
+        let answer = match (is_text, said.as_str()) {
+            (true, _) => {
+                is_text = false;
+                times = if is_lmtp { recipients } else { 1 };
+                let mut taken = shared.taken.lock().unwrap_or_else(PoisonError::into_inner);
+                *taken.entry(serial.clone()).or_default() += 1;
+                recipients = 0;
+                "250 2.0.0 taken: queued as LEDGER1"
+            }
+            (false, "DATA") => {
+                is_text = true;
+                "354 go on"
+            }
+            (false, said) if said.starts_with("EHLO") || said.starts_with("LHLO") => {
+                is_lmtp = said.starts_with("LHLO");
+                &shared.offers
+            }
+            (false, said) if said.starts_with("RCPT TO:<full") => "452 4.2.2 mailbox full",
+            (false, said) => {
+                recipients += usize::from(said.starts_with("RCPT"));
+                if said == "RSET" {
+                    recipients = 0;
+                }
+                "250 2.0.0 ok"
+            }
+        };
+        if out.write_all(format!("{answer}\r\n").repeat(times).as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// One message with a serial number; whether it was answered 250.
+pub fn deliver(listen: &str, serial: &str) -> bool {
+    let Some(mut raw) = RawSmtp::try_open(listen) else { return false };
+    let mut is_taken = raw.reply().starts_with("220");
+    for line in ["EHLO c.example", "MAIL FROM:<a@b.example>", "RCPT TO:<bob@test.example>"] {
+        is_taken = is_taken && raw.say(line).starts_with("250");
+    }
+    if !is_taken || !raw.say("DATA").starts_with("354") {
+        return false;
+    }
+    raw.send(format!("Serial: {serial}\r\n\r\n{}\r\n.\r\n", "x".repeat(500)).as_bytes());
+    raw.reply().starts_with("250")
+}
