@@ -86,10 +86,9 @@ impl Postfix {
         self.folder.path().join("mail/all/new")
     }
 
-    /// The messages that were delivered, each as `RECIPIENT` and text, in order.
-    pub fn mail(&self) -> Vec<(String, String)> {
-        let folder = fs::read_dir(self.folder.path().join("mail/all/new")).into_iter().flatten();
-        let texts = folder.flatten().filter_map(|file| fs::read_to_string(file.path()).ok());
+    /// The same as recipient and text, in order.
+    pub fn messages_by_recipient(&self) -> Vec<(String, String)> {
+        let texts = self.messages().into_iter().filter_map(|text| String::from_utf8(text).ok());
         let mut mail: Vec<(String, String)> = texts
             .map(|text| {
                 let to = text.lines().find_map(|line| line.strip_prefix("Delivered-To: "));

@@ -185,7 +185,7 @@ fn must_edit(server: &impl Server) {
         assert_eq!(send(&mut smtp, "a@x.example", recipients, TEXT).code, 250);
         count += more;
         server.back().wait_for_delivered(count);
-        server.back().mail()
+        server.back().messages_by_recipient()
     };
     let of = |mail: &[(String, String)], to: &str| {
         mail.iter().find(|(recipient, _)| recipient == to).map(|(_, text)| text.clone())
@@ -243,7 +243,7 @@ fn must_decide(server: &impl Server) {
     let before = server.back().delivered();
     assert_eq!(send(&mut smtp, "a@x.example", &["small@test.example"], small).code, 250);
     server.back().wait_for_delivered(before + 1);
-    let mail = server.back().mail();
+    let mail = server.back().messages_by_recipient();
     let is_there = |to: &str| mail.iter().any(|(recipient, _)| recipient == to);
     assert!(!is_there("held@test.example") && !is_there("lost@test.example"));
     assert!(is_there("small@test.example") && !is_there("later@test.example"));
