@@ -109,6 +109,12 @@ pub(crate) fn statistics(report: &Value) -> String {
     for proxy in report["proxies"].as_array().into_iter().flatten() {
         push_proxy(proxy, &mut out);
     }
+    push_days(report, &mut out);
+    out
+}
+
+/// A row for each day and policy.
+fn push_days(report: &Value, out: &mut String) {
     let days = report["days"].as_array().cloned().unwrap_or_default();
     if !days.is_empty() {
         let _ = writeln!(
@@ -131,7 +137,6 @@ pub(crate) fn statistics(report: &Value) -> String {
             of("legitimate")
         );
     }
-    out
 }
 
 /// Show how the daemon is.
