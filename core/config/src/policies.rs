@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mpp_engine::checks::threshold::Thresholds;
 use mpp_engine::checks::{Armed, Context, KINDS, Kind, Mode, block, threshold};
 use mpp_engine::directory::{Membership, Side};
+use mpp_engine::edits::Editing;
 use mpp_engine::facts::Direction;
 use mpp_engine::identity::Keyring;
 use mpp_engine::network;
@@ -160,8 +161,12 @@ fn read_policy(
         Some(policy) if !reader.has_own(block::KIND.name) => policy.spare,
         _ => read_spare(reader),
     };
+    let editing = match default {
+        Some(policy) if !reader.has_own("message") => policy.editing.clone(),
+        _ => Editing::read(&mut reader.table("message")).map(Arc::new),
+    };
     let unavailable = unavailable.map(|action| Verdict::new(action, Cause::Unavailable));
-    Policy { name: context.policy.into(), checks, spare, enforces_blocks, unavailable }
+    Policy { name: context.policy.into(), checks, spare, enforces_blocks, unavailable, editing }
 }
 
 fn read_check(kind: &'static Kind, reader: &mut Reader<'_>, context: &Context<'_>) -> Armed {

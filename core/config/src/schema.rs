@@ -7,7 +7,7 @@ use mpp_engine::identity::Keyring;
 use mpp_engine::network::{self, NetworkSet};
 use mpp_engine::policy::Policies;
 use mpp_engine::recipients::Recipients;
-use mpp_settings::{Reader, Session, Table};
+use mpp_settings::{Diagnostic, Reader, Session, Table};
 
 use crate::directory::{self, Directory};
 use crate::policies;
@@ -60,6 +60,8 @@ pub struct Listen {
     pub milter: Vec<String>,
     /// The stages at which the milter asks something.
     pub milter_stages: Vec<Stage>,
+    /// Whether the milter wants to hear of recipients that the mail server itself refuses.
+    pub milter_rejected: bool,
     /// Where commands reach the daemon, `unix:PATH`; empty: in the state directory.
     pub admin: String,
     /// How many connections may be open at once.
@@ -85,6 +87,10 @@ pub(crate) fn read(root: &Table, session: &Session, seed: u64) -> Configuration 
     let directories = directory::read(&mut root, session, ring);
     let read = policies::read(&mut root, session, ring, &directories);
     let policies::Read { policies, recipients, groups } = read;
+    let has_proxy = !proxies.is_empty();
+    if let Some(problem) = useless_editing(&mut root, &listen, has_proxy, &policies) {
+        session.report(problem);
+    }
     root.finish();
     Configuration {
         server,
@@ -116,12 +122,41 @@ fn read_listen(table: &mut Reader<'_>) -> Listen {
         policy: table.list("policy", &["127.0.0.1:10040"], address),
         milter: table.list("milter", &[], address),
         milter_stages: table.list("milter_stages", &["RCPT", "END-OF-MESSAGE"], stage),
+        milter_rejected: table.flag("milter_rejected", false),
         admin: table.text("admin", ""),
         connections_max: usize::try_from(table.count("connections", 50_000, (1, 1_000_000)))
             .unwrap_or(50_000),
     };
     table.finish();
     listen
+}
+
+/// Settings of messages that no door sees.
+fn useless_editing(
+    root: &mut Reader<'_>,
+    listen: &Listen,
+    has_proxy: bool,
+    policies: &Policies,
+) -> Option<Diagnostic> {
+    if !policies.needs().is_any() {
+        return None;
+    }
+    let place = root.table("policy").place();
+    if listen.milter.is_empty() && !has_proxy {
+        let message = "a policy changes messages, and no door can: the policy service sees none";
+        return Some(
+            Diagnostic::warning(place, message)
+                .help("listen.milter = [\"127.0.0.1:10041\"], and a mail server that asks there"),
+        );
+    }
+    let sees_end = listen.milter_stages.contains(&Stage::EndOfMessage);
+    (!listen.milter.is_empty() && !sees_end).then(|| {
+        Diagnostic::warning(
+            place,
+            "a policy changes messages, and the milter does not see their end",
+        )
+        .help("add \"END-OF-MESSAGE\" to listen.milter_stages")
+    })
 }
 
 /// Where a door answers.

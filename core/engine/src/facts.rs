@@ -114,6 +114,8 @@ pub struct Facts<'a> {
     pub repeat: Repeat,
     /// A recipient of this transaction was let through a moment ago.
     pub has_accepted: bool,
+    /// What the mail server itself says of the recipient.
+    pub server_says: ServerSays,
     /// It is the first request seen of this connection.
     pub is_new_connection: bool,
     /// It spoke before it was greeted.
@@ -124,6 +126,16 @@ pub struct Facts<'a> {
     pub reserved: Reserved,
     /// The hashes of all identities.
     pub keys: Keys,
+}
+
+/// What the mail server itself says of a recipient before it asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServerSays {
+    /// Nothing: it would take it.
+    #[default]
+    Nothing,
+    /// It has refused it, since it knows no such user. That counts as if a directory had said so.
+    NoSuchUser,
 }
 
 /// Whether the very same request was answered a moment ago. Postfix asks again when it lost the
@@ -152,5 +164,10 @@ impl Facts<'_> {
     /// Whether the sender is the null sender, as of bounces.
     pub fn is_null_sender(&self) -> bool {
         self.sender.is_empty()
+    }
+
+    /// Whether the mail server itself has refused the recipient already.
+    pub fn is_refused(&self) -> bool {
+        self.server_says == ServerSays::NoSuchUser
     }
 }

@@ -5,12 +5,14 @@
 //!
 //! The tour: [`facts`] is what is known of a transaction; [`identity`] makes keys of it;
 //! [`policy`] finds the settings that hold; [`decide`] walks the [`checks`], which ask
-//! [`question`]s and name effects; a [`verdict`] comes out, and [`reply`] is its SMTP form.
+//! [`question`]s and name effects; a [`verdict`] comes out, and [`reply`] is its SMTP form;
+//! [`edits`] are what becomes of a message that is let through.
 
 pub mod address;
 pub mod checks;
 pub mod decide;
 pub mod directory;
+pub mod edits;
 pub mod facts;
 pub mod identity;
 pub mod network;

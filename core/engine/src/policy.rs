@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use crate::address;
 use crate::checks::Armed;
 use crate::directory::{Membership, Memberships, Side};
+use crate::edits::{Editing, Needs};
 use crate::facts::{Direction, Facts};
 use crate::identity::Keyring;
 use crate::network::{NetworkMap, NetworkSet};
@@ -31,6 +32,8 @@ pub struct Policy {
     pub enforces_blocks: bool,
     /// What holds when a check cannot be answered; nothing: it has no opinion then.
     pub unavailable: Option<Verdict>,
+    /// What is done to messages that are let through; nothing, as mostly.
+    pub editing: Option<Arc<Editing>>,
 }
 
 /// When an identity has a history good enough that no single fact blocks it, and who is let
@@ -128,6 +131,7 @@ pub struct Policies {
     grouped: Vec<u32>,
     sides: [bool; 3],
     has_parents: [bool; 3],
+    needs: Needs,
 }
 
 #[derive(Debug)]
@@ -181,8 +185,10 @@ const SIDES: [Side; 3] = [Side::Recipient, Side::SaslUser, Side::Sender];
 impl Policies {
     /// Builds the index. `others` are all policies but the default.
     pub fn new(default: Arc<Policy>, others: Vec<(Arc<Policy>, Match)>, ring: Keyring) -> Self {
+        let needs = needs(&default, &others);
         let mut policies = Self {
             default,
+            needs,
             entries: Vec::with_capacity(others.len()),
             index: HashMap::new(),
             networks: NetworkMap::default(),
@@ -353,10 +359,29 @@ impl Policies {
         all.chain([&self.default]).find(|policy| &*policy.name == name)
     }
 
+    /// What any of them may do to a message.
+    pub fn needs(&self) -> &Needs {
+        &self.needs
+    }
+
     /// How many there are, the default included.
     pub fn count(&self) -> usize {
         self.entries.len() + 1
     }
+}
+
+fn needs(default: &Policy, others: &[(Arc<Policy>, Match)]) -> Needs {
+    let mut needs = Needs::default();
+    let all = std::iter::once(default).chain(others.iter().map(|(policy, _)| &**policy));
+    let mut before: Option<&Arc<Editing>> = None;
+    for editing in all.filter_map(|policy| policy.editing.as_ref()) {
+        // Tens of thousands may have that of the default.
+        if before.is_none_or(|before| !Arc::ptr_eq(before, editing)) {
+            needs.add(editing);
+        }
+        before = Some(editing);
+    }
+    needs
 }
 
 /// One search for a policy.

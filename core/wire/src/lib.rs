@@ -11,6 +11,7 @@
 
 pub mod ldap;
 pub mod milter;
+pub mod milter_answer;
 pub mod policy;
 pub mod proxy_protocol;
 pub mod smtp;

@@ -1,31 +1,55 @@
-//! The filter's side of the milter protocol, version 6 (Sendmail's `mfdef.h`, Postfix's
-//! `src/milter/milter8.c`): what a mail server says, and what it is answered.
+//! What a mail server says to a filter: the milter protocol, version 6 (Sendmail's `mfdef.h`,
+//! Postfix's `src/milter/milter8.c`). What it is answered is in [`crate::milter_answer`].
 //!
-//! A packet is a length of 32 bits, a command of one byte and its payload. A server that announces
-//! more than [`PACKET_BYTES_MAX`] is not listened to any more.
+//! A packet is a length of 32 bits, a command of one byte and its payload. Of header fields only the
+//! names are held, and nothing of a body; of all else a server that announces more than
+//! [`PACKET_BYTES_MAX`] is not listened to any more.
 //!
 //! ```
 //! use mpp_wire::milter::{Decoder, Event};
 //!
 //! let mut decoder = Decoder::default();
 //! decoder.feed(b"\0\0\0\x0fR<b@x.example>\0");
-//! let event = decoder.next_event().unwrap().unwrap();
-//! assert_eq!(event, Event::Recipient { address: b"<b@x.example>", parameters: vec![] });
+//! let Some(Event::Recipient { address, .. }) = decoder.next_event().unwrap() else { panic!() };
+//! assert_eq!(address, b"<b@x.example>");
 //! ```
 
 use memchr::memchr;
 
-/// No packet may be longer, in bytes with its command. A piece of a body has 65,535 at the most; a
+/// No packet that is held whole may be longer, in bytes with its command. Addresses, macros and
+/// names have a few hundred (Postfix: `line_length_limit` 2048).
+pub const PACKET_BYTES_MAX: usize = 64 * 1024;
+
+/// No header field and no piece of a body may be longer. They are not held: this only tells them
+/// from what is no milter protocol. A piece of a body has 65,535 bytes, of Sendmail at most 2^20; a
 /// header field of Postfix 102,400 (`header_size_limit`).
-pub const PACKET_BYTES_MAX: usize = 256 * 1024;
+pub const CONTENT_BYTES_MAX: usize = 16 << 20;
+
+/// So much of the name of a header field is held. RFC 5322 section 2.1.1 allows no longer line.
+pub const HEADER_NAME_BYTES_MAX: usize = 998;
+
+/// What is left of a buffer that has grown beyond it is given back once it is empty.
+const HELD_BYTES_KEPT: usize = 8 * 1024;
 
 /// The version that is spoken.
 pub const VERSION: u32 = 6;
 
 /// What a filter may do to a message (`SMFIF_*`).
 pub mod actions {
+    /// Add and insert header fields.
+    pub const ADD_HEADERS: u32 = 1;
+    /// Add recipients.
+    pub const ADD_RECIPIENTS: u32 = 1 << 2;
+    /// Remove recipients.
+    pub const REMOVE_RECIPIENTS: u32 = 1 << 3;
+    /// Change and remove header fields.
+    pub const CHANGE_HEADERS: u32 = 1 << 4;
     /// Put it into quarantine.
     pub const QUARANTINE: u32 = 1 << 5;
+    /// Change the envelope sender.
+    pub const CHANGE_SENDER: u32 = 1 << 6;
+    /// Add recipients with ESMTP parameters.
+    pub const ADD_RECIPIENTS_WITH_PARAMETERS: u32 = 1 << 7;
     /// Say which macros it wants.
     pub const MACROS: u32 = 1 << 8;
 }
@@ -38,29 +62,20 @@ pub mod protocol {
     pub const NO_HEADERS: u32 = 1 << 5;
     /// That the header has ended.
     pub const NO_END_OF_HEADERS: u32 = 1 << 6;
+    /// No answer to header fields.
+    pub const QUIET_HEADERS: u32 = 1 << 7;
     /// Commands that it does not know.
     pub const NO_UNKNOWN: u32 = 1 << 8;
     /// DATA.
     pub const NO_DATA: u32 = 1 << 9;
+    /// Recipients too that the server itself refuses. Wanted, not left out.
+    pub const REJECTED_RECIPIENTS: u32 = 1 << 11;
     /// No answer to a connection.
     pub const QUIET_CONNECT: u32 = 1 << 12;
     /// No answer to HELO.
     pub const QUIET_HELO: u32 = 1 << 13;
     /// No answer to MAIL.
     pub const QUIET_MAIL: u32 = 1 << 14;
-}
-
-/// Which step macros belong to (`SMFIM_*`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MacroStage {
-    /// The connection.
-    Connect = 0,
-    /// HELO.
-    Helo = 1,
-    /// MAIL.
-    Mail = 2,
-    /// RCPT.
-    Recipient = 3,
 }
 
 /// What a server says.
@@ -75,8 +90,13 @@ pub enum Event<'b> {
         /// The steps that it can leave out.
         protocol: u32,
     },
-    /// Names and values that belong to the command that follows.
-    Macros(Vec<(&'b [u8], &'b [u8])>),
+    /// Macros that belong to a command, which follows.
+    Macros {
+        /// The letter of that command.
+        command: u8,
+        /// Names and values, one after the other.
+        pairs: Texts<'b>,
+    },
     /// A client has connected.
     Connect {
         /// Its name as far as it is known.
@@ -93,19 +113,28 @@ pub enum Event<'b> {
         /// The address, in angle brackets.
         address: &'b [u8],
         /// ESMTP parameters.
-        parameters: Vec<&'b [u8]>,
+        parameters: Texts<'b>,
     },
     /// RCPT TO.
     Recipient {
         /// The address, in angle brackets.
         address: &'b [u8],
         /// ESMTP parameters.
-        parameters: Vec<&'b [u8]>,
+        parameters: Texts<'b>,
     },
     /// DATA.
     Data,
-    /// A header field, or the end of all, or a piece of the body.
-    Content,
+    /// A header field.
+    Header {
+        /// Its name.
+        name: &'b [u8],
+        /// The name is longer than [`HEADER_NAME_BYTES_MAX`], and this is its beginning.
+        is_cut: bool,
+    },
+    /// The end of the header.
+    EndOfHeaders,
+    /// A piece of the body.
+    Body,
     /// The message has ended.
     EndOfMessage,
     /// The message is given up; the connection goes on.
@@ -118,10 +147,33 @@ pub enum Event<'b> {
     Unknown,
 }
 
+/// Texts that each end with NUL, taken out one by one: nothing is allocated for what a peer sends
+/// by the thousand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Texts<'b>(&'b [u8]);
+
+impl<'b> Texts<'b> {
+    /// Takes texts, if the last one ends with NUL as well.
+    fn of(payload: &'b [u8]) -> Option<Self> {
+        payload.last().is_none_or(|last| *last == 0).then_some(Self(payload))
+    }
+}
+
+impl<'b> Iterator for Texts<'b> {
+    type Item = &'b [u8];
+
+    fn next(&mut self) -> Option<&'b [u8]> {
+        let end = memchr(0, self.0)?;
+        let (text, rest) = self.0.split_at_checked(end)?;
+        self.0 = rest.get(1..).unwrap_or_default();
+        Some(text)
+    }
+}
+
 /// Why a server is not listened to any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// A packet of more than [`PACKET_BYTES_MAX`], or of none.
+    /// A packet of more than its command may have, or of none.
     #[error("a packet of {0} bytes")]
     Length(usize),
     /// A command that this protocol does not have.
@@ -138,6 +190,8 @@ pub struct Decoder {
     held: Vec<u8>,
     /// Bytes at the beginning that have been handed out.
     taken: usize,
+    /// Bytes of content still to come, which nobody wants.
+    skipped: usize,
 }
 
 impl Decoder {
@@ -145,6 +199,9 @@ impl Decoder {
     pub fn feed(&mut self, bytes: &[u8]) {
         self.held.drain(..self.taken);
         self.taken = 0;
+        if self.held.is_empty() && self.held.capacity() > HELD_BYTES_KEPT {
+            self.held = Vec::new();
+        }
         self.held.extend_from_slice(bytes);
     }
 
@@ -153,37 +210,69 @@ impl Decoder {
         self.held.len() - self.taken
     }
 
-    /// The next whole event.
+    /// Whether the rest of a packet is still to come.
+    pub fn is_inside(&self) -> bool {
+        self.held() > 0 || self.skipped > 0
+    }
+
+    /// The next event.
     ///
     /// # Errors
     /// What came is no milter protocol. Close the connection.
     pub fn next_event(&mut self) -> Result<Option<Event<'_>>, Malformed> {
+        let gone = self.skipped.min(self.held());
+        self.taken += gone;
+        self.skipped -= gone;
         let rest = self.held.get(self.taken..).unwrap_or_default();
-        let Some((length, _)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+        let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
         let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
-        if length == 0 || length > PACKET_BYTES_MAX {
+        if length == 0 || length > CONTENT_BYTES_MAX {
             return Err(Malformed::Length(length));
         }
-        let start = self.taken + 4;
-        if self.held.len() < start + length {
-            return Ok(None);
+        let Some(command) = rest.first().copied() else { return Ok(None) };
+        let start = self.taken + 5;
+        match command {
+            b'L' => return self.header(start, length - 1),
+            b'B' => {
+                self.skip(start, length - 1);
+                return Ok(Some(Event::Body));
+            }
+            _ if length > PACKET_BYTES_MAX => return Err(Malformed::Length(length)),
+            _ if rest.len() < length => return Ok(None),
+            _ => {}
         }
-        self.taken = start + length;
-        let packet = self.held.get(start..self.taken).unwrap_or_default();
-        let (command, payload) = packet.split_first().ok_or(Malformed::Length(0))?;
-        event(*command, payload).map(Some)
+        self.taken = start + length - 1;
+        event(command, self.held.get(start..self.taken).unwrap_or_default()).map(Some)
+    }
+
+    /// The name of a header field, as soon as it is there.
+    fn header(&mut self, start: usize, size: usize) -> Result<Option<Event<'_>>, Malformed> {
+        let seen = self.held.get(start..).unwrap_or_default();
+        let seen = seen.get(..size.min(HEADER_NAME_BYTES_MAX + 1)).unwrap_or(seen);
+        let (length, is_cut) = match memchr(0, seen) {
+            Some(end) => (end, false),
+            None if seen.len() > HEADER_NAME_BYTES_MAX => (HEADER_NAME_BYTES_MAX, true),
+            None if seen.len() == size => return Err(Malformed::Payload('L')),
+            None => return Ok(None),
+        };
+        self.skip(start, size);
+        let name = self.held.get(start..start + length).unwrap_or_default();
+        Ok(Some(Event::Header { name, is_cut }))
+    }
+
+    /// Leaves out a payload, as far as it is there and as it comes.
+    fn skip(&mut self, start: usize, size: usize) {
+        let there = size.min(self.held.len().saturating_sub(start));
+        self.taken = start + there;
+        self.skipped = size - there;
     }
 }
 
 fn event(command: u8, payload: &[u8]) -> Result<Event<'_>, Malformed> {
     let wrong = || Malformed::Payload(char::from(command));
     let addressed = || {
-        let mut texts = texts(payload).ok_or_else(wrong)?;
-        if texts.is_empty() {
-            return Err(wrong());
-        }
-        let parameters = texts.split_off(1);
-        Ok((texts.first().copied().unwrap_or_default(), parameters))
+        let mut texts = Texts::of(payload)?;
+        Some((texts.next()?, texts))
     };
     Ok(match command {
         b'O' => {
@@ -197,31 +286,21 @@ fn event(command: u8, payload: &[u8]) -> Result<Event<'_>, Malformed> {
             }
         }
         b'D' => {
-            let (_, lists) = payload.split_first().ok_or_else(wrong)?;
-            let texts = texts(lists).ok_or_else(wrong)?;
-            let pairs = texts.chunks(2);
-            Event::Macros(
-                pairs
-                    .map(|pair| match *pair {
-                        [name, value] => (name, value),
-                        [name] => (name, &b""[..]),
-                        _ => (&b""[..], &b""[..]),
-                    })
-                    .collect(),
-            )
+            let (command, pairs) = payload.split_first().ok_or_else(wrong)?;
+            Event::Macros { command: *command, pairs: Texts::of(pairs).ok_or_else(wrong)? }
         }
         b'C' => connect(payload).ok_or_else(wrong)?,
         b'H' => Event::Helo(first(payload).ok_or_else(wrong)?),
         b'M' => {
-            let (address, parameters) = addressed()?;
+            let (address, parameters) = addressed().ok_or_else(wrong)?;
             Event::Mail { address, parameters }
         }
         b'R' => {
-            let (address, parameters) = addressed()?;
+            let (address, parameters) = addressed().ok_or_else(wrong)?;
             Event::Recipient { address, parameters }
         }
         b'T' => Event::Data,
-        b'L' | b'N' | b'B' => Event::Content,
+        b'N' => Event::EndOfHeaders,
         b'E' => Event::EndOfMessage,
         b'A' => Event::Abort,
         b'Q' => Event::Quit,
@@ -249,92 +328,6 @@ fn connect(payload: &[u8]) -> Option<Event<'_>> {
 /// The text before the first NUL, which must be there.
 fn first(payload: &[u8]) -> Option<&[u8]> {
     payload.get(..memchr(0, payload)?)
-}
-
-/// Texts that each end with NUL.
-fn texts(mut payload: &[u8]) -> Option<Vec<&[u8]>> {
-    let mut texts = Vec::new();
-    while !payload.is_empty() {
-        let end = memchr(0, payload)?;
-        texts.push(payload.get(..end)?);
-        payload = payload.get(end + 1..)?;
-    }
-    Some(texts)
-}
-
-/// What a server is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer<'a> {
-    /// What the filter will do and wants to see, and which macros it wants.
-    Negotiated {
-        /// The version, never above the server's.
-        version: u32,
-        /// The actions that it may take.
-        actions: u32,
-        /// The steps that are to be left out.
-        protocol: u32,
-        /// Macros for some steps; only where [`actions::MACROS`] is among the actions.
-        macros: &'a [(MacroStage, &'a str)],
-    },
-    /// Nothing against it: go on.
-    Continue,
-    /// Throw the message away, and say that it was taken.
-    Discard,
-    /// A reply of our own: code, enhanced code and text.
-    Reply {
-        /// Three digits from 400 to 599; 421 ends the connection.
-        code: u16,
-        /// The enhanced status code.
-        status: &'a str,
-        /// The text, one line.
-        text: &'a str,
-    },
-    /// Keep the message in the queue for a person to look at; only at the end of a message.
-    Quarantine(&'a str),
-}
-
-impl Answer<'_> {
-    /// Appends the packet.
-    pub fn push(&self, out: &mut Vec<u8>) {
-        let start = out.len();
-        out.extend_from_slice(&[0; 4]);
-        match *self {
-            Self::Negotiated { version, actions, protocol, macros } => {
-                out.push(b'O');
-                for number in [version, actions, protocol] {
-                    out.extend_from_slice(&number.to_be_bytes());
-                }
-                for (stage, names) in macros {
-                    out.extend_from_slice(&(*stage as u32).to_be_bytes());
-                    push_text(names, out);
-                }
-            }
-            Self::Continue => out.push(b'c'),
-            Self::Discard => out.push(b'd'),
-            Self::Reply { code, status, text } => {
-                out.push(b'y');
-                // A percent sign has a meaning in replies (milter8.c), and is itself when doubled.
-                let text = text.replace('%', "%%");
-                push_text(&format!("{code} {status} {text}"), out);
-            }
-            Self::Quarantine(reason) => {
-                out.push(b'q');
-                push_text(reason, out);
-            }
-        }
-        let length = u32::try_from(out.len() - start - 4).unwrap_or(u32::MAX);
-        if let Some(place) = out.get_mut(start..start + 4) {
-            place.copy_from_slice(&length.to_be_bytes());
-        }
-    }
-}
-
-/// A text without what would end it early or begin another line.
-fn push_text(text: &str, out: &mut Vec<u8>) {
-    out.extend(
-        text.bytes().map(|byte| if matches!(byte, 0 | b'\r' | b'\n') { b' ' } else { byte }),
-    );
-    out.push(0);
 }
 
 #[cfg(test)]
@@ -413,29 +406,68 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_packets() {
-        for (answer, bytes) in [
-            (Answer::Continue, &b"\0\0\0\x01c"[..]),
-            (Answer::Discard, b"\0\0\0\x01d"),
-            (
-                Answer::Reply { code: 450, status: "4.7.1", text: "5% of\r\nit" },
-                b"\0\0\0\x16y450 4.7.1 5%% of  it\0",
-            ),
-            (Answer::Quarantine("held"), b"\0\0\0\x06qheld\0"),
-            (
-                Answer::Negotiated {
-                    version: 6,
-                    actions: actions::QUARANTINE | actions::MACROS,
-                    protocol: protocol::NO_BODY,
-                    macros: &[(MacroStage::Mail, "i")],
-                },
-                b"\0\0\0\x13O\0\0\0\x06\0\0\x01\x20\0\0\0\x10\0\0\0\x02i\0",
-            ),
-        ] {
-            let mut out = Vec::new();
-            answer.push(&mut out);
-            assert_eq!(out, bytes, "{answer:?}");
+    fn content_is_not_held_and_everything_else_is_bound() {
+        let mut decoder = Decoder::default();
+        let field = [&b"X-Long\0"[..], &vec![b'x'; 5_000_000]].concat();
+        let field = packet(b'L', &field);
+        let mut seen = 0;
+        for piece in field.chunks(4096) {
+            decoder.feed(piece);
+            while let Some(event) = decoder.next_event().unwrap() {
+                assert_eq!(event, Event::Header { name: b"X-Long", is_cut: false });
+                seen += 1;
+            }
+            assert_eq!(decoder.held(), 0);
+            assert!(decoder.held.capacity() <= 2 * HELD_BYTES_KEPT);
         }
+        assert_eq!(seen, 1);
+        assert!(!decoder.is_inside());
+        // At the limit, and one past it.
+        let text = vec![b'x'; PACKET_BYTES_MAX - 2];
+        let helo = packet(b'H', &[&text[..], b"\0"].concat());
+        assert_eq!(helo.len(), PACKET_BYTES_MAX + 4);
+        assert_eq!(events(&helo, 4096).unwrap().len(), 1);
+        let longer = packet(b'H', &[&text[..], b"x\0"].concat());
+        assert_eq!(events(&longer, 4096), Err(Malformed::Length(PACKET_BYTES_MAX + 1)));
+        let announced = |length: usize, command: u8| {
+            let length = u32::try_from(length).unwrap();
+            [&length.to_be_bytes()[..], &[command]].concat()
+        };
+        assert_eq!(events(&announced(CONTENT_BYTES_MAX, b'B'), 9).unwrap(), ["Body"]);
+        let longer = CONTENT_BYTES_MAX + 1;
+        assert_eq!(events(&announced(longer, b'B'), 9), Err(Malformed::Length(longer)));
+    }
+
+    #[test]
+    fn a_long_name_of_a_header_field_is_cut() {
+        let named = |length: usize| packet(b'L', &[&vec![b'n'; length][..], b"\0v\0"].concat());
+        for piece in [1, 997, 4096] {
+            let seen = events(&named(HEADER_NAME_BYTES_MAX), piece).unwrap();
+            assert!(seen[0].ends_with("is_cut: false }"), "{seen:?}");
+            let cut = [named(HEADER_NAME_BYTES_MAX + 1), packet(b'Q', b"")].concat();
+            let seen = events(&cut, piece).unwrap();
+            assert!(seen[0].ends_with("is_cut: true }") && seen[1] == "Quit", "{seen:?}");
+        }
+        assert_eq!(events(&packet(b'L', b"name"), 3), Err(Malformed::Payload('L')));
+    }
+
+    #[test]
+    fn a_buffer_that_has_grown_is_given_back() {
+        let mut decoder = Decoder::default();
+        decoder.feed(&packet(b'H', &[&vec![b'x'; 60_000][..], b"\0"].concat()));
+        assert!(matches!(decoder.next_event(), Ok(Some(Event::Helo(_)))));
+        decoder.feed(b"\0");
+        assert!(decoder.held.capacity() <= HELD_BYTES_KEPT);
+    }
+
+    #[test]
+    fn macros_are_taken_out_one_by_one() {
+        let bytes = packet(b'D', &[&b"M"[..], &b"i\0\0"[..].repeat(20_000)].concat());
+        let mut decoder = Decoder::default();
+        decoder.feed(&bytes);
+        let event = decoder.next_event().unwrap();
+        let Some(Event::Macros { command: b'M', pairs }) = event else { panic!("{event:?}") };
+        assert_eq!(pairs.count(), 40_000);
     }
 
     proptest! {

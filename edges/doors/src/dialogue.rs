@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use mpp_engine::facts::Stage;
 use mpp_hub::Asked;
-use mpp_wire::milter::Event;
+use mpp_wire::milter::{Event, Texts};
 
 /// A request of the policy service in short: its stage, and what is known.
 pub(crate) fn request(asked: &Asked<'_>) -> String {
@@ -46,7 +46,7 @@ fn push(name: &str, value: &str, text: &mut String) {
 /// A step of a milter conversation; none for what says nothing, and for what a message holds.
 pub(crate) fn step(event: &Event<'_>) -> Option<String> {
     let read = String::from_utf8_lossy;
-    let addressed = |verb: &str, address: &[u8], parameters: &[&[u8]]| {
+    let addressed = |verb: &str, address: &[u8], parameters: Texts<'_>| {
         let mut text = format!("{verb} {}", read(address));
         for parameter in parameters {
             let _ = write!(text, " {}", read(parameter));
@@ -54,10 +54,14 @@ pub(crate) fn step(event: &Event<'_>) -> Option<String> {
         text
     };
     Some(match event {
-        Event::Macros(pairs) if !pairs.is_empty() => {
+        Event::Macros { pairs, .. } => {
+            let mut pairs = pairs.clone();
             let mut text = "macros".to_owned();
-            for (name, value) in pairs {
+            while let (Some(name), Some(value)) = (pairs.next(), pairs.next()) {
                 push(&read(name), &read(value), &mut text);
+            }
+            if text == "macros" {
+                return None;
             }
             text
         }
@@ -65,15 +69,16 @@ pub(crate) fn step(event: &Event<'_>) -> Option<String> {
             format!("connect {} [{}]:{port}", read(name), read(address))
         }
         Event::Helo(name) => format!("HELO {}", read(name)),
-        Event::Mail { address, parameters } => addressed("MAIL", address, parameters),
-        Event::Recipient { address, parameters } => addressed("RCPT", address, parameters),
+        Event::Mail { address, parameters } => addressed("MAIL", address, parameters.clone()),
+        Event::Recipient { address, parameters } => addressed("RCPT", address, parameters.clone()),
         Event::Data => "DATA".into(),
         Event::EndOfMessage => "end of message".into(),
         Event::Abort => "abort".into(),
         Event::NextClient => "the client has left".into(),
-        Event::Macros(_)
-        | Event::Negotiate { .. }
-        | Event::Content
+        Event::Negotiate { .. }
+        | Event::Header { .. }
+        | Event::EndOfHeaders
+        | Event::Body
         | Event::Quit
         | Event::Unknown => return None,
     })
@@ -102,7 +107,8 @@ pub(crate) fn answers(mut bytes: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use mpp_wire::milter::Answer;
+    use mpp_wire::milter::Decoder;
+    use mpp_wire::milter_answer::Answer;
 
     use super::*;
 
@@ -110,11 +116,18 @@ mod tests {
     fn steps_and_answers_are_words() {
         let connect = Event::Connect { name: b"mx.example", port: 1025, address: b"192.0.2.7" };
         assert_eq!(step(&connect).unwrap(), "connect mx.example [192.0.2.7]:1025");
-        let mail = Event::Mail { address: b"<a@x.example>", parameters: vec![b"SIZE=7"] };
-        assert_eq!(step(&mail).unwrap(), "MAIL <a@x.example> SIZE=7");
-        let macros = Event::Macros(vec![(b"i", b"4XYZ"), (b"{auth_authen}", b"fred")]);
-        assert_eq!(step(&macros).unwrap(), "macros i=4XYZ {auth_authen}=fred");
-        assert_eq!(step(&Event::Content), None);
+        let mut bytes = b"\0\0\0\x0dO\0\0\0\x06\0\0\0\0\0\0\0\0".to_vec();
+        bytes.extend_from_slice(
+            b"\0\0\0\x15DMi\x004XYZ\0auth_authen\0\0\0\0\x17M<a@x.example>\0SIZE=7\0",
+        );
+        let mut decoder = Decoder::default();
+        decoder.feed(&bytes);
+        let mut words = Vec::new();
+        while let Ok(Some(event)) = decoder.next_event() {
+            words.extend(step(&event));
+        }
+        assert_eq!(words, ["macros i=4XYZ", "MAIL <a@x.example> SIZE=7"]);
+        assert_eq!(step(&Event::Body), None);
         let mut out = Vec::new();
         assert_eq!(answers(&out), None);
         Answer::Quarantine("held by mpp").push(&mut out);

@@ -9,7 +9,8 @@ use mpp_engine::question::{
 };
 use serde_json::{Value, json};
 
-use crate::hub::{Asked, Desk, Hub, facts};
+use crate::facts::facts;
+use crate::hub::{Asked, Desk, Hub};
 use crate::resolve;
 use crate::settle;
 use crate::store::{BlockRow, Counts, Health, Later, Store, StoreError};

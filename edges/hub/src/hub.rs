@@ -1,23 +1,24 @@
 //! The hub: from what was asked to what is answered, with everything that follows.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use mpp_config::Configuration;
-use mpp_engine::address;
 use mpp_engine::decide::{Case, Decision, Event, Held, Remark, Value, lets_through};
 use mpp_engine::directory::Memberships;
-use mpp_engine::facts::{Direction, Facts, Repeat, Reserved, Stage};
-use mpp_engine::identity::{Keyring, Parties};
+use mpp_engine::edits::{Edits, Filling};
+use mpp_engine::facts::{Facts, Repeat, ServerSays, Stage};
+use mpp_engine::identity::Keyring;
+use mpp_engine::policy::Policy;
 use mpp_engine::question::{Answer, Effect, Shelf};
 use mpp_engine::reply::{self, Reply};
 use mpp_engine::transaction::Transactions;
-use mpp_engine::verdict::Verdict;
+use mpp_engine::verdict::{Action, Cause, Verdict};
 
 use crate::clock::Clock;
 use crate::directories::{Directories, Outside};
+use crate::facts::facts;
 use crate::id::{Id, Ids};
 use crate::line::{self, Line, Stamp};
 use crate::log::DecisionLog;
@@ -68,7 +69,7 @@ pub struct Desk {
 }
 
 /// What a door is to answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Judged {
     /// The decision.
     pub decision: Decision,
@@ -76,6 +77,8 @@ pub struct Judged {
     pub reply: Option<Reply>,
     /// The id in the log.
     pub id: Id,
+    /// What is to be done to the message; only at its end, and only if it is let through.
+    pub edits: Option<Edits>,
 }
 
 /// What was learnt of a message.
@@ -214,35 +217,43 @@ impl Hub {
 
     /// Judges what was asked, performs what follows, counts and logs it.
     pub async fn judge(&self, asked: &Asked<'_>, desk: &mut Desk) -> Judged {
+        self.judge_as(asked, ServerSays::Nothing, desk).await
+    }
+
+    /// Learns that the mail server itself has refused the recipient that is asked about, since it
+    /// knows no such user. That counts as if mpp had found it out; what is decided nobody is told.
+    pub async fn note_refused(&self, asked: &Asked<'_>, desk: &mut Desk) {
+        self.judge_as(asked, ServerSays::NoSuchUser, desk).await;
+    }
+
+    async fn judge_as(&self, asked: &Asked<'_>, says: ServerSays, desk: &mut Desk) -> Judged {
         let live = self.live.load();
         let configuration = &live.configuration;
         let now_ms = self.clock.now_ms();
         let mut lower = std::mem::take(&mut desk.lower);
         let mut facts = facts(configuration, asked, &mut lower, &mut desk.scratch);
         let ties = Ties::of(&facts, configuration);
-        {
-            let mut transactions = self.transactions();
-            facts.repeat = transactions.repeat(ties.request, now_ms);
-            if facts.repeat == Repeat::No {
-                facts.repeat = transactions.repeat(ties.queued, now_ms);
-            }
-            facts.reserved = transactions.reserved(ties.instance);
-            facts.has_accepted = transactions.repeat(ties.transaction, now_ms) != Repeat::No;
-            facts.is_new_connection = transactions.repeat(ties.connection, now_ms) == Repeat::No;
-            if facts.is_new_connection {
-                transactions.answered(ties.connection, true, now_ms);
-            }
-        }
+        facts.server_says = says;
+        self.recall(&ties, now_ms, &mut facts);
         let bench = resolve::bench((&live, &*self.store), &facts, now_ms, desk).await;
         let policy = bench.policy;
         desk.case.clear();
         let (decision, trips) =
             settle::settle(bench, &facts, &mut desk.case, &mut desk.fresh).await;
-        self.keep_account(&facts, &ties, (lets_through(&decision), now_ms), desk);
+        if facts.is_refused() {
+            self.transactions().answered(ties.request, false, now_ms);
+            // Whatever it would have used of a limit: it is not taken.
+            give_back(&std::mem::take(&mut desk.case.held), &mut desk.case.effects);
+        } else {
+            self.keep_account(&facts, &ties, (&decision, now_ms), desk);
+        }
         self.follow_up(bench, &facts, desk).await;
 
         let id = self.ids.next(now_ms);
         let reply = write_reply(&decision.verdict, id, desk);
+        if facts.is_refused() {
+            desk.reply.clear();
+        }
         let shadow = desk.case.shadow;
         self.statistics().count(Counted {
             now_ms,
@@ -269,8 +280,28 @@ impl Hub {
             },
             id,
         );
+        let edits = edits(&facts, policy, &decision, id);
         desk.lower = lower;
-        Judged { decision, reply, id }
+        Judged { decision, reply, id, edits }
+    }
+
+    /// What is known of the transaction from before.
+    fn recall(&self, ties: &Ties, now_ms: u64, facts: &mut Facts<'_>) {
+        let mut transactions = self.transactions();
+        facts.repeat = transactions.repeat(ties.request, now_ms);
+        if facts.repeat == Repeat::No {
+            facts.repeat = transactions.repeat(ties.queued, now_ms);
+        }
+        if facts.repeat == Repeat::No && facts.is_refused() {
+            // It may have been refused because mpp said so, at another door.
+            facts.repeat = transactions.repeat(ties.unknown, now_ms);
+        }
+        facts.reserved = transactions.reserved(ties.instance);
+        facts.has_accepted = transactions.repeat(ties.transaction, now_ms) != Repeat::No;
+        facts.is_new_connection = transactions.repeat(ties.connection, now_ms) == Repeat::No;
+        if facts.is_new_connection {
+            transactions.answered(ties.connection, true, now_ms);
+        }
     }
 
     /// Learns that a message was spam or clean. The transaction's attributes say whose.
@@ -369,12 +400,16 @@ impl Hub {
         &self,
         facts: &Facts<'_>,
         ties: &Ties,
-        (passes, now_ms): (bool, u64),
+        (decision, now_ms): (&Decision, u64),
         desk: &mut Desk,
     ) {
+        let passes = lets_through(decision);
         desk.held.clear();
         let mut transactions = self.transactions();
         transactions.answered(ties.request, passes, now_ms);
+        if matches!(decision.verdict.cause, Cause::UnknownRecipient | Cause::Trap) {
+            transactions.answered(ties.unknown, false, now_ms);
+        }
         if passes && facts.stage == Stage::Rcpt {
             transactions.answered(ties.transaction, true, now_ms);
         }
@@ -460,6 +495,19 @@ impl Hub {
     }
 }
 
+/// What is to be done to a message, if it is the end of one that is let through.
+fn edits(facts: &Facts<'_>, policy: &Policy, decision: &Decision, id: Id) -> Option<Edits> {
+    let action = decision.verdict.action;
+    if facts.stage != Stage::EndOfMessage || !matches!(action, Action::Accept | Action::Hold) {
+        return None;
+    }
+    let editing = policy.editing.as_ref()?;
+    let letters = id.letters();
+    let id = std::str::from_utf8(&letters).unwrap_or_default();
+    let filling = Filling { action, client: facts.client, id, policy: &policy.name };
+    Some(Edits::new(editing, &filling))
+}
+
 /// Writes the text of the reply to the desk.
 pub(crate) fn write_reply(verdict: &Verdict, id: Id, desk: &mut Desk) -> Option<Reply> {
     desk.reply.clear();
@@ -492,6 +540,8 @@ struct Ties {
     context: u64,
     /// The message in the queue; 0 before it has an id.
     queued: u64,
+    /// That mpp has refused this recipient of this connection as nobody; 0 where nobody asks.
+    unknown: u64,
 }
 
 impl Ties {
@@ -510,84 +560,16 @@ impl Ties {
         let queue_id = facts.queue_id;
         let queued = queue_tie(ring, queue_id);
         let request = ring.pair(instance, place);
-        Self { request, instance, transaction, connection, context, queued }
+        let unknown = if configuration.listen.milter_rejected && connection != 0 {
+            ring.pair(ring.pair(connection, facts.keys.recipient), 0x80_0000)
+        } else {
+            0
+        };
+        Self { request, instance, transaction, connection, context, queued, unknown }
     }
 }
 
 /// What ties those together who see a message by its queue id; 0 without one.
 pub(crate) fn queue_tie(ring: Keyring, queue_id: &str) -> u64 {
     if queue_id.is_empty() { 0 } else { ring.pair(ring.text(queue_id), 0x40_0000) }
-}
-
-/// Appends a text in lower case, an address in its canonical form; returns how long that is.
-fn push_lower(text: &str, is_address: bool, lower: &mut String) -> usize {
-    let start = lower.len();
-    lower.push_str(text);
-    if let Some(added) = lower.get_mut(start..) {
-        added.make_ascii_lowercase();
-    }
-    let added = lower.get(start..).unwrap_or_default();
-    if is_address && let Cow::Owned(canonical) = address::canonical(added) {
-        lower.truncate(start);
-        lower.push_str(&canonical);
-    }
-    lower.len() - start
-}
-
-/// Makes facts of what was asked. Texts in lower case are kept in `lower`.
-pub(crate) fn facts<'a>(
-    configuration: &Configuration,
-    asked: &Asked<'a>,
-    lower: &'a mut String,
-    scratch: &mut String,
-) -> Facts<'a> {
-    let client = asked.client.to_canonical();
-    // Each with whether it is an address.
-    let texts = [
-        (asked.client_name, false),
-        (asked.reverse_name, false),
-        (asked.helo, false),
-        (asked.sender, true),
-        (asked.recipient, true),
-        (asked.sasl_user, false),
-    ];
-    lower.clear();
-    let lengths = texts.map(|(text, is_address)| push_lower(text, is_address, lower));
-    let mut rest: &'a str = lower;
-    let [client_name, reverse_name, helo, sender, recipient, sasl_user] = lengths.map(|length| {
-        let (head, tail) = rest.split_at_checked(length).unwrap_or((rest, ""));
-        rest = tail;
-        head
-    });
-    let known = |name: &'a str| if name == "unknown" { "" } else { name };
-    let (client_name, reverse_name) = (known(client_name), known(reverse_name));
-    let is_local = configuration.networks.local.contains(client);
-    let is_outbound = is_local || !sasl_user.is_empty();
-    let ring = configuration.ring;
-    let organisation = ring.organisation(client_name, client);
-    let parties = Parties { client, organisation, sasl_user, sender, recipient, helo };
-    Facts {
-        stage: asked.stage,
-        direction: if is_outbound { Direction::Outbound } else { Direction::Inbound },
-        client,
-        client_port: asked.client_port,
-        client_name,
-        reverse_name,
-        helo,
-        sender,
-        recipient,
-        sasl_user,
-        instance: asked.instance,
-        queue_id: asked.queue_id,
-        context: asked.context,
-        size_bytes: asked.size_bytes,
-        recipient_count: asked.recipient_count,
-        repeat: Repeat::No,
-        has_accepted: false,
-        is_new_connection: false,
-        is_early: asked.is_early,
-        is_spared: is_local || configuration.networks.trusted.contains(client),
-        reserved: Reserved::default(),
-        keys: ring.keys(&parties, scratch),
-    }
 }

@@ -9,6 +9,7 @@ pub mod clock;
 mod directories;
 pub mod directory;
 mod dry;
+mod facts;
 mod hub;
 pub mod id;
 mod line;

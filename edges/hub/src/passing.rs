@@ -4,7 +4,8 @@
 use mpp_engine::decide::Decision;
 use mpp_engine::verdict::Verdict;
 
-use crate::hub::{Asked, Desk, Hub, Judged, facts, give_back, write_reply};
+use crate::facts::facts;
+use crate::hub::{Asked, Desk, Hub, Judged, give_back, write_reply};
 use crate::line::Line;
 use crate::statistics::Counted;
 
@@ -52,7 +53,7 @@ impl Hub {
             id,
         );
         desk.lower = lower;
-        Judged { decision, reply, id }
+        Judged { decision, reply, edits: None, id }
     }
 
     /// The next hop has refused what was judged last on this desk, a recipient or the message: what

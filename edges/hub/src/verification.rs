@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::directories::Texts;
 use crate::directory::{Wanted, found};
-use crate::hub::{Asked, Hub, Live, facts};
+use crate::facts::facts;
+use crate::hub::{Asked, Hub, Live};
 
 /// What directories may be asked about an address, with the texts they are asked with.
 struct Inquiry {

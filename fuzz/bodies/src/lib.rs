@@ -17,6 +17,7 @@ use mpp_engine::question::IdentityKind;
 use mpp_settings::diagnostic::Severity;
 use mpp_wire::ldap;
 use mpp_wire::milter;
+use mpp_wire::milter_answer::Answer;
 use mpp_wire::policy::{Decoder, Malformed, REQUEST_BYTES_MAX, Request};
 use mpp_wire::proxy_protocol;
 use mpp_wire::smtp_server;
@@ -147,6 +148,32 @@ pub fn milter(bytes: &[u8]) {
         (seen, None)
     };
     assert_eq!(read(bytes.len().max(1)), read(5), "it matters how it is cut");
+}
+
+/// Whatever texts an answer to a mail server is made of: it is one packet, its length is true, and
+/// no text ends early or begins another line.
+pub fn milter_answer(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (name, value) = text.split_once(':').unwrap_or((&text, ""));
+    let place = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    // Each with how many bytes come before its texts, and how many texts there are.
+    for (answer, before, texts) in [
+        (Answer::AddHeader { name, value }, 1, 2),
+        (Answer::InsertHeader { place, name, value }, 5, 2),
+        (Answer::RemoveHeader { place, name: bytes }, 5, 2),
+        (Answer::RemoveRecipient(bytes), 1, 1),
+        (Answer::AddRecipientWith { address: name, parameters: value }, 1, 2),
+        (Answer::Quarantine(name), 1, 1),
+        (Answer::Reply { code: 550, status: "5.7.1", text: value }, 1, 1),
+    ] {
+        let mut out = Vec::new();
+        answer.push(&mut out);
+        let (length, packet) = out.split_first_chunk::<4>().unwrap_or((&[0; 4], b""));
+        assert_eq!(u32::from_be_bytes(*length) as usize, packet.len());
+        let said = packet.get(before..).unwrap_or_default();
+        assert_eq!(said.split(|byte| *byte == 0).count(), texts + 1);
+        assert!(said.ends_with(b"\0") && !said.contains(&b'\n') && !said.contains(&b'\r'));
+    }
 }
 
 /// What an LDAP server sends reads the same however it is cut, and is never held without bound.

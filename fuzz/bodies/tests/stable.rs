@@ -132,6 +132,11 @@ fn milter() {
 }
 
 #[test]
+fn milter_answer() {
+    run("milter_answer", mpp_fuzz_bodies::milter_answer);
+}
+
+#[test]
 fn smtp_server() {
     run("smtp_server", mpp_fuzz_bodies::smtp_server);
 }

@@ -12,6 +12,7 @@ pub mod ldap;
 pub mod ledger;
 pub mod mail_host;
 pub mod mariadb;
+pub mod milter_peer;
 pub mod policy;
 pub mod postfix;
 pub mod postgres;

@@ -163,7 +163,7 @@ pub(super) fn written_to(
 
 impl Check for Greylist {
     fn judge(&self, facts: &Facts<'_>, round: &mut Round<'_>) -> Result<Option<Verdict>, Pause> {
-        if facts.recipient.is_empty() {
+        if facts.recipient.is_empty() || facts.is_refused() {
             return Ok(None);
         }
         if facts.direction == Direction::Outbound {

@@ -7,7 +7,8 @@
 //!
 //! Whoever asks for many users that do not exist is guessing: it is blocked, and from then on gets
 //! the same answer for every recipient, without any directory being asked. Senders with a good
-//! history keep their 550, which is how their lists are cleaned.
+//! history keep their 550, which is how their lists are cleaned. Recipients whom the mail server
+//! itself has refused count alike, where a door hears of them.
 
 use std::sync::Arc;
 
@@ -78,10 +79,23 @@ impl Recipient {
     }
 }
 
+fn refuse(facts: &Facts<'_>, round: &mut Round<'_>) -> Verdict {
+    if facts.repeat == Repeat::No {
+        round.event(Event::UnknownRecipient);
+    }
+    Verdict::new(Action::Reject, Cause::UnknownRecipient)
+}
+
 impl Check for Recipient {
     fn judge(&self, facts: &Facts<'_>, round: &mut Round<'_>) -> Result<Option<Verdict>, Pause> {
         if facts.recipient.is_empty() {
             return Ok(None);
+        }
+        if facts.is_refused() {
+            self.count_asked(facts, round)?;
+            round.remark("is", Value::Word("unknown"));
+            round.remark("says", Value::Word("mail-server"));
+            return Ok(Some(refuse(facts, round)));
         }
         let (asked, standing) =
             (self.count_asked(facts, round), self.recipients.standing(facts, round));
@@ -101,10 +115,7 @@ impl Check for Recipient {
             Standing::Unknown(_) => {
                 round.remark("is", Value::Word("unknown"));
                 standing.remark(round);
-                if facts.repeat == Repeat::No {
-                    round.event(Event::UnknownRecipient);
-                }
-                Ok(Some(Verdict::new(Action::Reject, Cause::UnknownRecipient)))
+                Ok(Some(refuse(facts, round)))
             }
         }
     }

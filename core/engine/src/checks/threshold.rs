@@ -252,10 +252,11 @@ fn amount(what: What, facts: &Facts<'_>) -> Option<u32> {
 
 impl Then {
     fn read(table: &mut Reader<'_>) -> Self {
-        const WORDS: [(&str, Then); 4] = [
+        const WORDS: [(&str, Then); 5] = [
             ("defer", Then::Act(Action::Defer)),
             ("reject", Then::Act(Action::Reject)),
             ("hold", Then::Act(Action::Hold)),
+            ("discard", Then::Act(Action::Discard)),
             ("notify", Then::Notify),
         ];
         match table.value("then").map(|(_, value)| &value.kind) {

@@ -1,12 +1,5 @@
-//! The milter door: a real Postfix asks through it, and the same transactions get the same verdicts
-//! as through the policy service.
-#![allow(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "test code: what is not as expected ends the test"
-)]
+//! A real Postfix asks through the milter, and the same transactions get the same verdicts as through
+//! the policy service.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -19,7 +12,8 @@ use mpp_tests::real::sendmail::Sendmail;
 use mpp_tests::real::smtp::{Reply, Smtp, Who};
 use mpp_tests::real::{address, until};
 
-const MPP: &str = env!("CARGO_BIN_EXE_mpp");
+use crate::MPP;
+
 const DRONE: &str = "192.0.2.66";
 
 /// Which door Postfix uses.

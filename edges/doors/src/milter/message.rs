@@ -1,0 +1,279 @@
+//! What is kept of a client and of its message under way.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use mpp_engine::edits::{Edits, HeaderNames};
+use mpp_engine::facts::Stage;
+use mpp_hub::Asked;
+use mpp_wire::milter_answer::Answer;
+
+use super::CONTEXT;
+use super::agreement::Agreement;
+
+/// Bytes of a name or address that are kept; more is cut off.
+const TEXT_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of all recipients of a message, where they may have to be removed again.
+pub(super) const RECIPIENTS_BYTES_MAX: usize = 1 << 20;
+/// Header fields of a message that may have to be removed. Mail servers take long for each.
+pub(super) const REMOVED_MAX: u32 = 1000;
+
+/// What becomes of a message that nobody refuses; the greater one holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fate {
+    #[default]
+    Passes,
+    Held,
+    Discarded,
+}
+
+/// All that is known.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// The client, once it has connected.
+    pub(super) client: Option<Client>,
+    /// The message, from MAIL on.
+    pub(super) message: Option<Message>,
+    pub(super) noted: Noted,
+}
+
+impl Known {
+    /// What is asked; nothing of mail of local tools, which has no client.
+    pub(super) fn asked<'a>(&'a self, stage: Stage, recipient: &'a str) -> Option<Asked<'a>> {
+        let client = self.client.as_ref()?;
+        let message = self.message.as_ref();
+        let text = |of: fn(&Message) -> &str| message.map(of).unwrap_or_default();
+        let is_at_end = matches!(stage, Stage::Data | Stage::EndOfMessage);
+        let recipients = message.map_or(0, |message| message.recipients);
+        // As the policy service has it: at the end only if there is one.
+        let last = text(|message| &message.last_recipient);
+        let recipient = if is_at_end && recipients == 1 { last } else { recipient };
+        Some(Asked {
+            door: CONTEXT,
+            stage,
+            client: client.address?,
+            client_port: client.port,
+            client_name: &client.name,
+            reverse_name: &client.reverse_name,
+            helo: &client.helo,
+            sender: text(|message| &message.sender),
+            recipient,
+            sasl_user: if message.is_some() { &self.noted.sasl_user } else { "" },
+            instance: text(|message| &message.instance),
+            queue_id: if message.is_some() { &self.noted.queue_id } else { "" },
+            context: CONTEXT,
+            size_bytes: message.map_or(0, |message| message.size_bytes),
+            recipient_count: if is_at_end { recipients } else { 0 },
+            is_early: false,
+            unknown: &[],
+        })
+    }
+}
+
+/// What is known of the client.
+#[derive(Debug, Default)]
+pub(super) struct Client {
+    pub(super) address: Option<IpAddr>,
+    pub(super) port: u16,
+    pub(super) name: String,
+    pub(super) reverse_name: String,
+    pub(super) helo: String,
+    /// What was decided before it had a message.
+    pub(super) fate: Fate,
+}
+
+/// What macros have told.
+#[derive(Debug, Default)]
+pub(super) struct Noted {
+    pub(super) sasl_user: String,
+    pub(super) queue_id: String,
+    pub(super) reverse_name: String,
+    /// A name that does not lead back to the address proves nothing.
+    pub(super) is_forged: bool,
+    pub(super) recipient_mailer: String,
+    pub(super) recipient_host: String,
+}
+
+impl Noted {
+    /// Macros of a command, the letter of which is given, replace those it had before.
+    pub(super) fn note<'b>(&mut self, command: u8, mut texts: impl Iterator<Item = &'b [u8]>) {
+        match command {
+            b'C' => (self.is_forged, self.reverse_name) = Default::default(),
+            b'M' => (self.sasl_user, self.queue_id) = Default::default(),
+            b'R' => (self.recipient_mailer, self.recipient_host) = Default::default(),
+            _ => {}
+        }
+        while let Some(name) = texts.next() {
+            let value = texts.next().unwrap_or_default();
+            // Sendmail writes long names in braces, Postfix does so for some.
+            let name =
+                name.strip_prefix(b"{").and_then(|name| name.strip_suffix(b"}")).unwrap_or(name);
+            match name {
+                b"i" => self.queue_id = readable(value),
+                b"auth_authen" => self.sasl_user = readable(value),
+                b"client_ptr" => self.reverse_name = readable(value),
+                b"client_resolve" => self.is_forged = value != b"OK",
+                b"rcpt_mailer" => self.recipient_mailer = readable(value),
+                b"rcpt_host" => self.recipient_host = readable(value),
+                _ => {}
+            }
+        }
+    }
+
+    /// A message is over.
+    pub(super) fn forget_message(&mut self) {
+        (self.sasl_user, self.queue_id) = Default::default();
+    }
+
+    /// The enhanced status code for which the server itself refuses the recipient that is named
+    /// next, if it does.
+    pub(super) fn refused(&mut self) -> Option<String> {
+        let mailer = std::mem::take(&mut self.recipient_mailer);
+        let host = std::mem::take(&mut self.recipient_host);
+        // The mailer of that name may have other recipients too: then the host is something else.
+        (mailer == "error" && is_status(&host)).then_some(host)
+    }
+}
+
+/// An enhanced status code, as RFC 3463 has it.
+fn is_status(text: &str) -> bool {
+    let mut parts = text.split('.');
+    let is_number =
+        |part: &str| matches!(part.len(), 1..=3) && part.bytes().all(|byte| byte.is_ascii_digit());
+    matches!(parts.next(), Some("4" | "5"))
+        && parts.next().is_some_and(is_number)
+        && parts.next().is_some_and(is_number)
+        && parts.next().is_none()
+}
+
+/// Status codes of a refusal for good that say that there is no such user. 5.1.0 is among them not:
+/// Postfix says it of senders.
+pub(super) const UNKNOWN: [&str; 3] = ["5.1.1", "5.1.6", "5.1.10"];
+
+/// What is known of the message.
+#[derive(Debug, Default)]
+pub(super) struct Message {
+    pub(super) instance: String,
+    pub(super) sender: String,
+    pub(super) size_bytes: u64,
+    /// How many recipients nothing stands against, and the last one of them.
+    pub(super) recipients: u32,
+    pub(super) last_recipient: String,
+    pub(super) fate: Fate,
+    fields: Fields,
+    named: Vec<Vec<u8>>,
+    named_bytes: usize,
+}
+
+impl Message {
+    /// One that begins, from a sender as the server names it.
+    pub(super) fn begin(instance: String, sender: &[u8], size_bytes: u64, fate: Fate) -> Self {
+        Self { instance, sender: bare(sender), size_bytes, fate, ..Self::default() }
+    }
+
+    /// Whether there is room for another recipient.
+    pub(super) fn has_room(&self, address: &[u8]) -> bool {
+        self.named_bytes + address.len() <= RECIPIENTS_BYTES_MAX
+    }
+
+    /// Remembers a recipient, who may have to be removed.
+    pub(super) fn name(&mut self, address: &[u8]) {
+        self.named_bytes += address.len();
+        self.named.push(address.to_owned());
+    }
+
+    /// Sees a header field.
+    pub(super) fn see(&mut self, (name, is_cut): (&[u8], bool), wanted: &HeaderNames) {
+        self.fields.see((name, is_cut), wanted);
+    }
+
+    /// Whether there were more header fields that may have to be removed than can be.
+    pub(super) fn has_too_many_fields(&self) -> bool {
+        self.fields.are_too_many
+    }
+
+    /// Says what is to be done to the message. Returns whether all of it was agreed on; nothing is
+    /// said if not.
+    pub(super) fn push(
+        &self,
+        edits: Option<&Edits>,
+        is_held: bool,
+        agreement: &Agreement,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let start = out.len();
+        let mut is_agreed = true;
+        let mut say = |answer: Answer<'_>| {
+            is_agreed &= agreement.allows(answer.action());
+            answer.push(out);
+        };
+        if let Some(edits) = edits {
+            // Before anything is inserted: places are those of the message as it came.
+            for (name, count) in &self.fields.found {
+                if edits.removed().contains(name) {
+                    let places = (1..=*count).rev();
+                    places.for_each(|place| say(Answer::RemoveHeader { place, name }));
+                }
+            }
+            for (place, (name, value)) in (0..).zip(&edits.added) {
+                say(Answer::InsertHeader { place, name, value });
+            }
+            for address in self.named.iter().filter(|_| edits.is_redirected()) {
+                if !edits.keeps(&bare(address)) {
+                    say(Answer::RemoveRecipient(address));
+                }
+            }
+            for address in edits.recipients() {
+                say(Answer::AddRecipient(&format!("<{address}>")));
+            }
+        }
+        if is_held {
+            say(Answer::Quarantine("held by mpp"));
+        }
+        // What nobody wanted when it was agreed on was not remembered either.
+        is_agreed &= edits.is_none_or(|edits| {
+            agreement.removed.cover(edits.removed())
+                && (!edits.is_redirected() || agreement.removes_recipients())
+        });
+        if !is_agreed {
+            out.truncate(start);
+        }
+        is_agreed
+    }
+}
+
+/// How often header fields came that may have to be removed.
+#[derive(Debug, Default)]
+struct Fields {
+    /// By their names, in lower case.
+    found: BTreeMap<Vec<u8>, u32>,
+    total: u32,
+    are_too_many: bool,
+}
+
+impl Fields {
+    fn see(&mut self, (name, is_cut): (&[u8], bool), wanted: &HeaderNames) {
+        let name = name.trim_ascii_end();
+        if !wanted.contains(name) {
+            return;
+        }
+        // One with a cut name cannot be removed: nobody knows how it is called.
+        if is_cut || self.total == REMOVED_MAX {
+            self.are_too_many = true;
+            return;
+        }
+        self.total += 1;
+        *self.found.entry(name.to_ascii_lowercase()).or_default() += 1;
+    }
+}
+
+/// A text of bounded length. What is no UTF-8 gets replacement characters.
+pub(super) fn readable(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.get(..TEXT_BYTES_MAX).unwrap_or(bytes)).into_owned()
+}
+
+/// An address without its angle brackets.
+pub(super) fn bare(bytes: &[u8]) -> String {
+    let inside = bytes.strip_prefix(b"<").and_then(|rest| rest.strip_suffix(b">"));
+    readable(inside.unwrap_or(bytes))
+}

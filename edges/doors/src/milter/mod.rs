@@ -1,0 +1,398 @@
+//! The milter door: what Postfix or Sendmail say about a connection and its messages, answered with
+//! the same judgements as everywhere.
+//!
+//! A filter of envelopes: the body is negotiated away, the header too unless a policy removes fields
+//! of it, and so are the answers to steps at which nothing is asked, so that they cost no round trip.
+//! Nothing is said that was not agreed on: where a message cannot be held or changed as its policy
+//! wants it, it is deferred.
+
+mod agreement;
+mod message;
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mpp_engine::facts::Stage;
+use mpp_engine::verdict::Action;
+use mpp_hub::trace::Speaker;
+use mpp_hub::{Desk, Hub, Judged};
+use mpp_wire::milter::{Decoder, Event, Texts, protocol};
+use mpp_wire::milter_answer::Answer;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
+
+use self::agreement::{Agreement, Offer, Wishes};
+use self::message::{Client, Fate, Known, Message, UNKNOWN, bare, readable};
+use crate::dialogue;
+use crate::listen::Connection;
+
+/// Bytes read at once.
+const READ_BYTES: usize = 4096;
+/// A peer that does not take its answer for so long is gone.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// What the hub calls this door when it ties requests together.
+const CONTEXT: &str = "milter";
+
+/// To a message that cannot be held or changed here as its policy wants it.
+const CANNOT: Answer<'static> =
+    Answer::Reply { code: 451, status: "4.3.0", text: "Cannot be done now" };
+/// To one more recipient than can be remembered.
+const TOO_MANY_RECIPIENTS: Answer<'static> =
+    Answer::Reply { code: 452, status: "4.5.3", text: "Too many recipients" };
+/// To a message with more header fields that may have to be removed than can be.
+const TOO_MANY_FIELDS: Answer<'static> =
+    Answer::Reply { code: 554, status: "5.6.0", text: "Too many header fields of one kind" };
+
+/// What a listener of this door knows.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// Where questions go.
+    pub hub: Arc<Hub>,
+    /// The stages at which something is asked.
+    pub stages: Arc<[Stage]>,
+}
+
+impl Door {
+    /// Serves a connection until the peer closes it or sends what is no milter protocol.
+    pub async fn serve(self, mut io: Connection, peer: Option<IpAddr>) {
+        let mut session = Session::new(self);
+        // An error is a reset or the like, which is how many peers end a connection.
+        if let Ok(Some(end)) = session.run(&mut io).await {
+            let from = peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
+            crate::warn(&format!("milter: connection from {from} closed: {end}"));
+        }
+        session.leave();
+    }
+
+    fn asks(&self, stage: Stage) -> bool {
+        self.stages.contains(&stage)
+    }
+}
+
+struct Session {
+    door: Door,
+    number: u64,
+    messages: u64,
+    /// What was agreed on, once it was.
+    agreement: Option<Agreement>,
+    known: Known,
+    desk: Desk,
+}
+
+impl Session {
+    fn new(door: Door) -> Self {
+        static SESSIONS: AtomicU64 = AtomicU64::new(0);
+        if door.asks(Stage::EndOfMessage) {
+            door.hub.asks_at_end(CONTEXT);
+        }
+        Self {
+            door,
+            number: SESSIONS.fetch_add(1, Ordering::Relaxed),
+            messages: 0,
+            agreement: None,
+            known: Known::default(),
+            desk: Desk::default(),
+        }
+    }
+
+    /// Answers until the peer closes; returns what was wrong if something was.
+    async fn run(&mut self, io: &mut Connection) -> io::Result<Option<String>> {
+        let mut decoder = Decoder::default();
+        let mut bytes = vec![0; READ_BYTES];
+        let mut out = Vec::new();
+        loop {
+            let length = io.read(&mut bytes).await?;
+            if length == 0 {
+                return Ok(decoder.is_inside().then(|| "it ended inside a packet".to_owned()));
+            }
+            decoder.feed(bytes.get(..length).unwrap_or_default());
+            let end = loop {
+                match decoder.next_event() {
+                    Ok(Some(Event::Quit)) => break Some(None),
+                    Ok(Some(event)) => {
+                        let (step, before) = (self.watched_step(&event), out.len());
+                        if let Err(wrong) = self.answer(event, &mut out).await {
+                            break Some(Some(wrong));
+                        }
+                        if let Some((client, step)) = step {
+                            self.show((client, &step), out.get(before..).unwrap_or_default());
+                        }
+                    }
+                    Ok(None) => break None,
+                    Err(malformed) => break Some(Some(malformed.to_string())),
+                }
+            };
+            // What was answered before the fault is still sent.
+            timeout(WRITE_TIMEOUT, io.write_all(&out)).await.map_err(io::Error::other)??;
+            out.clear();
+            if let Some(end) = end {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// Answers what a server says.
+    ///
+    /// # Errors
+    /// It has no place here. Only a server can be to blame: a client cannot change the order.
+    async fn answer(&mut self, event: Event<'_>, out: &mut Vec<u8>) -> Result<(), String> {
+        if let Some(what) = self.out_of_place(&event) {
+            return Err(format!("{what} out of place"));
+        }
+        match event {
+            Event::Negotiate { version, actions, protocol } => {
+                self.negotiate(Offer { version, actions, protocol }, out)?;
+            }
+            Event::Macros { command, pairs } => self.known.noted.note(command, pairs),
+            Event::Connect { name, port, address } => {
+                self.known.client = Some(self.connected(name, port, address));
+                self.step(Stage::Connect, protocol::QUIET_CONNECT, out).await;
+            }
+            Event::Helo(name) => {
+                if let Some(client) = &mut self.known.client {
+                    client.helo = readable(name);
+                }
+                self.step(Stage::Helo, protocol::QUIET_HELO, out).await;
+            }
+            Event::Mail { address, parameters } => {
+                self.begin(address, parameters);
+                self.step(Stage::Mail, protocol::QUIET_MAIL, out).await;
+            }
+            Event::Recipient { address, .. } => self.recipient(address, out).await,
+            Event::Data => drop(self.step(Stage::Data, 0, out).await),
+            Event::Header { name, is_cut } => self.header((name, is_cut), out),
+            Event::EndOfMessage => self.end(out).await,
+            // Negotiated away; a server that cannot leave them out wants an answer to each.
+            Event::EndOfHeaders | Event::Body | Event::Unknown => Answer::Continue.push(out),
+            Event::Abort => {
+                self.leave();
+                self.known.noted.forget_message();
+            }
+            Event::NextClient => {
+                self.leave();
+                self.known = Known::default();
+            }
+            // Ends the loop before it comes here.
+            Event::Quit => {}
+        }
+        Ok(())
+    }
+
+    /// A step in words and whose it is, if somebody watches the client or whoever it may turn out
+    /// to be.
+    fn watched_step(&self, event: &Event<'_>) -> Option<(Option<IpAddr>, String)> {
+        let (hub, client) = (&self.door.hub, self.client());
+        let is_watched = hub.is_watched() && client.is_none_or(|client| hub.traces(client));
+        is_watched.then(|| Some((client, dialogue::step(event)?))).flatten()
+    }
+
+    /// To those who watch the client: a step, and the answer to it.
+    fn show(&self, (client, step): (Option<IpAddr>, &str), answer: &[u8]) {
+        let Some(client) = self.client().or(client) else { return };
+        let session = format!("milter.{:x}", self.number);
+        self.door.hub.trace(client, &session, Speaker::Client, step);
+        if let Some(answer) = dialogue::answers(answer) {
+            self.door.hub.trace(client, &session, Speaker::Server, &answer);
+        }
+    }
+
+    fn client(&self) -> Option<IpAddr> {
+        self.known.client.as_ref().and_then(|client| client.address)
+    }
+
+    /// What it is, if it has no place at this point of the conversation.
+    fn out_of_place(&self, event: &Event<'_>) -> Option<&'static str> {
+        let (is_agreed, has_client) = (self.agreement.is_some(), self.known.client.is_some());
+        let has_message = self.known.message.is_some();
+        let (what, is_fine) = match event {
+            Event::Negotiate { .. } => ("negotiation", !is_agreed),
+            Event::Macros { .. } => ("macros", is_agreed),
+            Event::Connect { .. } => ("a client", is_agreed && !has_client),
+            Event::Helo(_) => ("HELO", has_client),
+            Event::Mail { .. } => ("MAIL", has_client),
+            Event::Recipient { .. } => ("RCPT", has_message),
+            Event::Data => ("DATA", has_message),
+            Event::Header { .. } | Event::EndOfHeaders => ("a header", has_message),
+            Event::Body => ("a body", has_message),
+            Event::EndOfMessage => ("the end of a message", has_message),
+            Event::Unknown => ("a command", has_client),
+            Event::Abort => ("an abort", is_agreed),
+            Event::NextClient => ("another client", is_agreed),
+            Event::Quit => ("an end", true),
+        };
+        (!is_fine).then_some(what)
+    }
+
+    fn negotiate(&mut self, offer: Offer, out: &mut Vec<u8>) -> Result<(), String> {
+        let live = self.door.hub.live();
+        let wishes = Wishes {
+            stages: &self.door.stages,
+            rejected: live.configuration.listen.milter_rejected,
+            needs: live.configuration.policies.needs(),
+        };
+        let agreement = Agreement::new(offer, &wishes)?;
+        agreement.push(out);
+        self.agreement = Some(agreement);
+        Ok(())
+    }
+
+    /// Whether the server does not wait for an answer to a step.
+    fn is_quiet(&self, step: u32) -> bool {
+        self.agreement.as_ref().is_some_and(|agreement| agreement.is_quiet(step))
+    }
+
+    fn connected(&mut self, name: &[u8], port: u16, address: &[u8]) -> Client {
+        let name = readable(name);
+        let is_name = !name.starts_with('[') && name != "unknown" && !self.known.noted.is_forged;
+        Client {
+            address: readable(address).parse().ok(),
+            port,
+            name: if is_name { name } else { String::new() },
+            reverse_name: std::mem::take(&mut self.known.noted.reverse_name),
+            ..Client::default()
+        }
+    }
+
+    /// A message begins.
+    fn begin(&mut self, address: &[u8], mut parameters: Texts<'_>) {
+        self.leave();
+        self.messages += 1;
+        let size = parameters.find_map(|parameter| {
+            let (name, value) = parameter.split_at_checked(5)?;
+            name.eq_ignore_ascii_case(b"SIZE=").then_some(value)
+        });
+        let size = size.and_then(|size| std::str::from_utf8(size).ok()?.parse().ok());
+        let instance = format!("milter.{:x}.{:x}", self.number, self.messages);
+        let fate = self.known.client.as_ref().map(|client| client.fate).unwrap_or_default();
+        self.known.message = Some(Message::begin(instance, address, size.unwrap_or(0), fate));
+    }
+
+    /// The message is over, and was not taken.
+    fn leave(&mut self) {
+        if let Some(message) = self.known.message.take() {
+            self.door.hub.leave(self.door.hub.transaction(&message.instance));
+        }
+    }
+
+    async fn recipient(&mut self, address: &[u8], out: &mut Vec<u8>) {
+        let recipient = bare(address);
+        if let Some(status) = self.known.noted.refused() {
+            // No question: the server has refused it, and only wants it to be known.
+            if UNKNOWN.contains(&&*status)
+                && let Some(asked) = self.known.asked(Stage::Rcpt, &recipient)
+            {
+                self.door.hub.note_refused(&asked, &mut self.desk).await;
+            }
+            return Answer::Continue.push(out);
+        }
+        let agreement = self.agreement.as_ref();
+        let is_named = agreement.is_some_and(Agreement::removes_recipients);
+        if is_named && self.known.message.as_ref().is_some_and(|message| !message.has_room(address))
+        {
+            return TOO_MANY_RECIPIENTS.push(out);
+        }
+        let passes = self.step_about(Stage::Rcpt, &recipient, (0, out)).await;
+        if let Some(message) = self.known.message.as_mut().filter(|_| passes) {
+            message.recipients += 1;
+            message.last_recipient = recipient;
+            if is_named {
+                message.name(address);
+            }
+        }
+    }
+
+    fn header(&mut self, field: (&[u8], bool), out: &mut Vec<u8>) {
+        if let (Some(message), Some(agreement)) = (&mut self.known.message, &self.agreement) {
+            message.see(field, &agreement.removed);
+        }
+        if !self.is_quiet(protocol::QUIET_HEADERS) {
+            Answer::Continue.push(out);
+        }
+    }
+
+    async fn end(&mut self, out: &mut Vec<u8>) {
+        if self.known.message.as_ref().is_some_and(Message::has_too_many_fields) {
+            TOO_MANY_FIELDS.push(out);
+            self.leave();
+            return self.known.noted.forget_message();
+        }
+        let judged = self.judge(Stage::EndOfMessage, "").await;
+        let (Some(message), Some(agreement)) = (&mut self.known.message, &self.agreement) else {
+            return;
+        };
+        if let Some(reply) = judged.as_ref().and_then(|judged| judged.reply) {
+            let text = &self.desk.reply;
+            Answer::Reply { code: reply.code, status: reply.status, text }.push(out);
+        } else {
+            let fate = message.fate.max(fate_of(judged.as_ref()));
+            let edits = judged.as_ref().and_then(|judged| judged.edits.as_ref());
+            if fate == Fate::Discarded {
+                Answer::Discard.push(out);
+            } else if message.push(edits, fate == Fate::Held, agreement, out) {
+                Answer::Continue.push(out);
+            } else {
+                crate::warn("milter: the mail server does not let a message be held or changed");
+                CANNOT.push(out);
+            }
+        }
+        if judged.is_some() {
+            // Over: what it held stays counted, or was given back by the judgement.
+            self.known.message = None;
+        } else {
+            self.leave();
+        }
+        self.known.noted.forget_message();
+    }
+
+    /// Asks if anything is to be asked at this step, and answers if the server waits for it.
+    /// Returns whether nothing stands against it.
+    async fn step(&mut self, stage: Stage, quiet: u32, out: &mut Vec<u8>) -> bool {
+        self.step_about(stage, "", (quiet, out)).await
+    }
+
+    /// The same about a recipient.
+    async fn step_about(
+        &mut self,
+        stage: Stage,
+        recipient: &str,
+        (quiet, out): (u32, &mut Vec<u8>),
+    ) -> bool {
+        let judged = self.judge(stage, recipient).await;
+        if let Some(reply) = judged.as_ref().and_then(|judged| judged.reply) {
+            let text = &self.desk.reply;
+            Answer::Reply { code: reply.code, status: reply.status, text }.push(out);
+            return false;
+        }
+        // It can be held in the queue or thrown away only when it is there.
+        let fate = fate_of(judged.as_ref());
+        if let Some(message) = &mut self.known.message {
+            message.fate = message.fate.max(fate);
+        } else if let Some(client) = &mut self.known.client {
+            client.fate = client.fate.max(fate);
+        }
+        if !self.is_quiet(quiet) {
+            Answer::Continue.push(out);
+        }
+        true
+    }
+
+    /// Asks the hub, if anything is to be asked at this stage.
+    async fn judge(&mut self, stage: Stage, recipient: &str) -> Option<Judged> {
+        if !self.door.asks(stage) {
+            return None;
+        }
+        let asked = self.known.asked(stage, recipient)?;
+        Some(self.door.hub.judge(&asked, &mut self.desk).await)
+    }
+}
+
+fn fate_of(judged: Option<&Judged>) -> Fate {
+    match judged.map(|judged| judged.decision.verdict.action) {
+        Some(Action::Hold) => Fate::Held,
+        Some(Action::Discard) => Fate::Discarded,
+        _ => Fate::Passes,
+    }
+}
