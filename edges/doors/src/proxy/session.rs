@@ -156,6 +156,8 @@ impl Session {
             }
             match self.command(said).await {
                 Ok(Next::GoOn) => {}
+                // Who takes leave waits for nothing more.
+                Ok(Next::Close) if self.end == "quit" => return Ok(()),
                 Ok(Next::Close) => return self.bye("").await,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     Tally::more(&self.tally().too_slow);
