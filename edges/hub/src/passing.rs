@@ -96,7 +96,7 @@ impl Hub {
     /// what was counted here.
     pub fn queued(&self, queue_id: &str) {
         let ring = self.live().configuration.ring;
-        let tie = crate::hub::queue_tie(ring, queue_id);
+        let tie = crate::ties::queue_tie(ring, queue_id);
         self.transactions().answered(tie, true, self.now_ms());
     }
 }

@@ -66,6 +66,8 @@ pub struct Context<'a> {
     pub policy: &'a str,
     /// The recipients of the configuration.
     pub recipients: &'a Arc<Recipients>,
+    /// The names of the scanners that there are.
+    pub scanners: &'a [Arc<str>],
 }
 
 /// Whether a check acts.
