@@ -146,12 +146,18 @@ fn read_policy(
     let words = [("accept", None), ("defer", Some(Action::Defer))];
     let unavailable = reader.choice("unavailable", "accept", &words).flatten();
     let mut checks = Vec::with_capacity(KINDS.len());
+    let mut counts_bytes = default.is_some_and(|policy| policy.counts_bytes);
     for kind in KINDS {
         let inherited = default
             .and_then(|policy| policy.checks.iter().find(|armed| armed.kind.name == kind.name));
         checks.push(match inherited {
             // Nothing of its own: the very same check, which keeps ten thousand policies small.
             Some(armed) if !reader.has_own(kind.name) => armed.clone(),
+            Some(_) | None if kind.name == threshold::KIND.name => {
+                let check = Thresholds::read_all(reader.tables(kind.name), context);
+                counts_bytes = check.counts_bytes();
+                Armed { kind, mode: Mode::Enforce, check: Arc::new(check) }
+            }
             Some(_) | None => read_check(kind, reader, context),
         });
     }
@@ -166,14 +172,11 @@ fn read_policy(
         _ => Editing::read(&mut reader.table("message")).map(Arc::new),
     };
     let unavailable = unavailable.map(|action| Verdict::new(action, Cause::Unavailable));
-    Policy { name: context.policy.into(), checks, spare, enforces_blocks, unavailable, editing }
+    let name = context.policy.into();
+    Policy { name, checks, spare, enforces_blocks, unavailable, editing, counts_bytes }
 }
 
 fn read_check(kind: &'static Kind, reader: &mut Reader<'_>, context: &Context<'_>) -> Armed {
-    if kind.name == threshold::KIND.name {
-        let check = Arc::new(Thresholds::read_all(reader.tables(kind.name), context));
-        return Armed { kind, mode: Mode::Enforce, check };
-    }
     let mut table = reader.table(kind.name);
     let mode = table.choice("mode", kind.default_mode, &Mode::ALL).unwrap_or(Mode::Enforce);
     let check = (kind.read)(&mut table, context);

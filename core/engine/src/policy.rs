@@ -34,6 +34,8 @@ pub struct Policy {
     pub unavailable: Option<Verdict>,
     /// What is done to messages that are let through; nothing, as mostly.
     pub editing: Option<Arc<Editing>>,
+    /// Whether it counts the bytes of messages.
+    pub counts_bytes: bool,
 }
 
 /// When an identity has a history good enough that no single fact blocks it, and who is let
@@ -132,6 +134,7 @@ pub struct Policies {
     sides: [bool; 3],
     has_parents: [bool; 3],
     needs: Needs,
+    count_bytes: bool,
 }
 
 #[derive(Debug)]
@@ -186,9 +189,12 @@ impl Policies {
     /// Builds the index. `others` are all policies but the default.
     pub fn new(default: Arc<Policy>, others: Vec<(Arc<Policy>, Match)>, ring: Keyring) -> Self {
         let needs = needs(&default, &others);
+        let count_bytes =
+            default.counts_bytes || others.iter().any(|(policy, _)| policy.counts_bytes);
         let mut policies = Self {
             default,
             needs,
+            count_bytes,
             entries: Vec::with_capacity(others.len()),
             index: HashMap::new(),
             networks: NetworkMap::default(),
@@ -362,6 +368,11 @@ impl Policies {
     /// What any of them may do to a message.
     pub fn needs(&self) -> &Needs {
         &self.needs
+    }
+
+    /// Whether any of them counts the bytes of messages.
+    pub fn count_bytes(&self) -> bool {
+        self.count_bytes
     }
 
     /// How many there are, the default included.

@@ -76,6 +76,8 @@ pub mod protocol {
     pub const QUIET_HELO: u32 = 1 << 13;
     /// No answer to MAIL.
     pub const QUIET_MAIL: u32 = 1 << 14;
+    /// No answer to the body.
+    pub const QUIET_BODY: u32 = 1 << 19;
 }
 
 /// What a server says.
@@ -130,11 +132,13 @@ pub enum Event<'b> {
         name: &'b [u8],
         /// The name is longer than [`HEADER_NAME_BYTES_MAX`], and this is its beginning.
         is_cut: bool,
+        /// How long the field is, its line end included.
+        size_bytes: usize,
     },
     /// The end of the header.
     EndOfHeaders,
-    /// A piece of the body.
-    Body,
+    /// A piece of the body, so many bytes.
+    Body(usize),
     /// The message has ended.
     EndOfMessage,
     /// The message is given up; the connection goes on.
@@ -235,7 +239,7 @@ impl Decoder {
             b'L' => return self.header(start, length - 1),
             b'B' => {
                 self.skip(start, length - 1);
-                return Ok(Some(Event::Body));
+                return Ok(Some(Event::Body(length - 1)));
             }
             _ if length > PACKET_BYTES_MAX => return Err(Malformed::Length(length)),
             _ if rest.len() < length => return Ok(None),
@@ -257,7 +261,8 @@ impl Decoder {
         };
         self.skip(start, size);
         let name = self.held.get(start..start + length).unwrap_or_default();
-        Ok(Some(Event::Header { name, is_cut }))
+        // Two NUL stand for the colon with its space, and CRLF.
+        Ok(Some(Event::Header { name, is_cut, size_bytes: size + 2 }))
     }
 
     /// Leaves out a payload, as far as it is there and as it comes.
@@ -414,7 +419,8 @@ mod tests {
         for piece in field.chunks(4096) {
             decoder.feed(piece);
             while let Some(event) = decoder.next_event().unwrap() {
-                assert_eq!(event, Event::Header { name: b"X-Long", is_cut: false });
+                let size_bytes = field.len() - 5 + 2;
+                assert_eq!(event, Event::Header { name: b"X-Long", is_cut: false, size_bytes });
                 seen += 1;
             }
             assert_eq!(decoder.held(), 0);
@@ -433,7 +439,7 @@ mod tests {
             let length = u32::try_from(length).unwrap();
             [&length.to_be_bytes()[..], &[command]].concat()
         };
-        assert_eq!(events(&announced(CONTENT_BYTES_MAX, b'B'), 9).unwrap(), ["Body"]);
+        assert_eq!(events(&announced(CONTENT_BYTES_MAX, b'B'), 9).unwrap(), ["Body(16777215)"]);
         let longer = CONTENT_BYTES_MAX + 1;
         assert_eq!(events(&announced(longer, b'B'), 9), Err(Malformed::Length(longer)));
     }
@@ -443,10 +449,10 @@ mod tests {
         let named = |length: usize| packet(b'L', &[&vec![b'n'; length][..], b"\0v\0"].concat());
         for piece in [1, 997, 4096] {
             let seen = events(&named(HEADER_NAME_BYTES_MAX), piece).unwrap();
-            assert!(seen[0].ends_with("is_cut: false }"), "{seen:?}");
+            assert!(seen[0].contains("is_cut: false"), "{seen:?}");
             let cut = [named(HEADER_NAME_BYTES_MAX + 1), packet(b'Q', b"")].concat();
             let seen = events(&cut, piece).unwrap();
-            assert!(seen[0].ends_with("is_cut: true }") && seen[1] == "Quit", "{seen:?}");
+            assert!(seen[0].contains("is_cut: true") && seen[1] == "Quit", "{seen:?}");
         }
         assert_eq!(events(&packet(b'L', b"name"), 3), Err(Malformed::Payload('L')));
     }

@@ -78,7 +78,7 @@ pub(crate) fn step(event: &Event<'_>) -> Option<String> {
         Event::Negotiate { .. }
         | Event::Header { .. }
         | Event::EndOfHeaders
-        | Event::Body
+        | Event::Body(_)
         | Event::Quit
         | Event::Unknown => return None,
     })
@@ -99,10 +99,20 @@ pub(crate) fn answers(mut bytes: &[u8]) -> Option<String> {
             b'd' => "discard".into(),
             b'y' => text,
             b'q' => format!("quarantine: {text}"),
+            b'i' => format!("insert {}", numbered(payload)),
+            b'm' => format!("remove {}", numbered(payload)),
+            b'+' => format!("add {text}"),
+            b'-' => format!("remove {text}"),
             other => char::from(*other).to_string(),
         });
     }
     (!words.is_empty()).then(|| words.join(", "))
+}
+
+/// A header field behind a number: its name, and its value if it has one.
+fn numbered(payload: &[u8]) -> String {
+    let text = String::from_utf8_lossy(payload.get(4..).unwrap_or_default()).into_owned();
+    text.trim_end_matches('\0').replace('\0', ": ")
 }
 
 #[cfg(test)]
@@ -118,7 +128,7 @@ mod tests {
         assert_eq!(step(&connect).unwrap(), "connect mx.example [192.0.2.7]:1025");
         let mut bytes = b"\0\0\0\x0dO\0\0\0\x06\0\0\0\0\0\0\0\0".to_vec();
         bytes.extend_from_slice(
-            b"\0\0\0\x15DMi\x004XYZ\0auth_authen\0\0\0\0\x17M<a@x.example>\0SIZE=7\0",
+            b"\0\0\0\x15DMi\x004XYZ\0auth_authen\0\0\0\0\x16M<a@x.example>\0SIZE=7\0",
         );
         let mut decoder = Decoder::default();
         decoder.feed(&bytes);
@@ -127,12 +137,19 @@ mod tests {
             words.extend(step(&event));
         }
         assert_eq!(words, ["macros i=4XYZ", "MAIL <a@x.example> SIZE=7"]);
-        assert_eq!(step(&Event::Body), None);
+        assert_eq!(step(&Event::Body(5)), None);
         let mut out = Vec::new();
         assert_eq!(answers(&out), None);
         Answer::Quarantine("held by mpp").push(&mut out);
         Answer::Continue.push(&mut out);
         assert_eq!(answers(&out).unwrap(), "quarantine: held by mpp, continue");
+        out.clear();
+        Answer::RemoveHeader { place: 1, name: b"x-spam" }.push(&mut out);
+        Answer::InsertHeader { place: 0, name: "X-A", value: "b" }.push(&mut out);
+        Answer::AddRecipient("<a@b.example>").push(&mut out);
+        Answer::RemoveRecipient(b"<c@d.example>").push(&mut out);
+        let said = "remove x-spam, insert X-A: b, add <a@b.example>, remove <c@d.example>";
+        assert_eq!(answers(&out).unwrap(), said);
         out.clear();
         Answer::Reply { code: 450, status: "4.7.1", text: "100 % later" }.push(&mut out);
         assert_eq!(answers(&out).unwrap(), "450 4.7.1 100 % later");

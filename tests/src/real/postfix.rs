@@ -86,6 +86,24 @@ impl Postfix {
         self.folder.path().join("mail/all/new")
     }
 
+    /// The same as recipient and text, in order.
+    pub fn messages_by_recipient(&self) -> Vec<(String, String)> {
+        let texts = self.messages().into_iter().filter_map(|text| String::from_utf8(text).ok());
+        let mut mail: Vec<(String, String)> = texts
+            .map(|text| {
+                let to = text.lines().find_map(|line| line.strip_prefix("Delivered-To: "));
+                (to.unwrap_or_default().to_owned(), text)
+            })
+            .collect();
+        mail.sort();
+        mail
+    }
+
+    /// How many messages lie in a queue, such as "hold".
+    pub fn queued(&self, queue: &str) -> usize {
+        fs::read_dir(self.queue().join(queue)).map_or(0, Iterator::count)
+    }
+
     /// Waits until as many messages were delivered.
     pub fn wait_for_delivered(&self, count: usize) {
         until(&format!("{count} messages delivered"), || (self.delivered() >= count).then_some(()));

@@ -153,8 +153,13 @@ impl Smtp {
 
     /// Sends a message after at least one recipient was taken.
     pub fn data(&mut self) -> Reply {
+        self.text("From: a@test.invalid\r\nSubject: test\r\n\r\nA message.")
+    }
+
+    /// Sends this message, lines without the last line end.
+    pub fn text(&mut self, text: &str) -> Reply {
         self.say_expecting("DATA", 354);
-        self.say("From: a@test.invalid\r\nSubject: test\r\n\r\nA message.\r\n.")
+        self.say(&format!("{text}\r\n."))
     }
 }
 

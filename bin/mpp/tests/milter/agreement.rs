@@ -63,6 +63,7 @@ impl Step {
             Self::Helo => steps & 1 << 13 == 0,
             Self::Mail(_) => steps & 1 << 14 == 0,
             Self::Header(_) => steps & 1 << 7 == 0,
+            Self::Body => steps & 1 << 19 == 0,
             _ => true,
         }
     }

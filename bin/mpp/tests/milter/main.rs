@@ -8,6 +8,7 @@
 )]
 
 mod agreement;
+mod edits;
 mod faults;
 mod scene;
 mod verdicts;

@@ -439,6 +439,12 @@ impl Thresholds {
         self.rules.iter().map(|rule| rule.name.clone()).collect()
     }
 
+    /// Whether any rule counts the bytes of messages.
+    pub fn counts_bytes(&self) -> bool {
+        let counts = |rule: &Rule| matches!(rule.limit, Limit::Count(What::Bytes, _));
+        self.rules.iter().any(|rule| rule.mode != Mode::Off && counts(rule))
+    }
+
     /// Whether any rule counts what a transaction holds until it is over.
     pub fn holds(&self) -> bool {
         self.rules.iter().any(|rule| {

@@ -37,6 +37,8 @@ pub(super) struct Wishes<'a> {
     pub(super) rejected: bool,
     /// What policies do to messages.
     pub(super) needs: &'a Needs,
+    /// Whether policies count the bytes of messages.
+    pub(super) size: bool,
 }
 
 /// What holds on a connection.
@@ -47,6 +49,8 @@ pub(super) struct Agreement {
     protocol: u32,
     /// Header fields to be remembered; none if the server does not show them.
     pub(super) removed: HeaderNames,
+    /// Whether the header and the body come, so that their size is known.
+    pub(super) measures: bool,
 }
 
 impl Agreement {
@@ -58,7 +62,7 @@ impl Agreement {
         if offer.version < VERSION_LEAST {
             return Err(format!("version {} of the protocol is not spoken", offer.version));
         }
-        let Wishes { stages, rejected, needs } = *wishes;
+        let Wishes { stages, rejected, needs, size } = *wishes;
         let mut wanted = actions::QUARANTINE | actions::MACROS;
         for (is_needed, action) in [
             (needs.adds_headers, actions::ADD_HEADERS),
@@ -71,10 +75,14 @@ impl Agreement {
         let actions = wanted & offer.actions;
         let removes = actions & actions::CHANGE_HEADERS != 0;
         let asks = |stage: Stage| stages.contains(&stage);
-        let mut steps = protocol::NO_BODY | protocol::NO_END_OF_HEADERS | protocol::NO_UNKNOWN;
+        let measures = size && asks(Stage::EndOfMessage);
+        let sees_headers = removes || measures;
+        let mut steps = protocol::NO_END_OF_HEADERS | protocol::NO_UNKNOWN;
         for (is_wanted, flag) in [
-            (!removes, protocol::NO_HEADERS),
-            (removes, protocol::QUIET_HEADERS),
+            (!sees_headers, protocol::NO_HEADERS),
+            (sees_headers, protocol::QUIET_HEADERS),
+            (!measures, protocol::NO_BODY),
+            (measures, protocol::QUIET_BODY),
             (rejected, protocol::REJECTED_RECIPIENTS),
             (!asks(Stage::Connect), protocol::QUIET_CONNECT),
             (!asks(Stage::Helo), protocol::QUIET_HELO),
@@ -85,7 +93,7 @@ impl Agreement {
         }
         let removed = if removes { needs.removed.clone() } else { HeaderNames::default() };
         let version = offer.version.min(VERSION);
-        Ok(Self { version, actions, protocol: steps & offer.protocol, removed })
+        Ok(Self { version, actions, protocol: steps & offer.protocol, removed, measures })
     }
 
     /// Says it to the server.
@@ -112,6 +120,12 @@ impl Agreement {
         self.allows(actions::REMOVE_RECIPIENTS)
     }
 
+    /// Whether the recipients of a message are to be remembered: to be removed, or not to be added
+    /// once more.
+    pub(super) fn names_recipients(&self) -> bool {
+        self.removes_recipients() || self.allows(actions::ADD_RECIPIENTS)
+    }
+
     /// Whether the server does not wait for an answer to a step.
     pub(super) fn is_quiet(&self, step: u32) -> bool {
         self.protocol & step != 0
@@ -133,9 +147,10 @@ mod tests {
         let read = mpp_config::compile("x", text, &BTreeMap::new(), 1);
         let configuration = read.configuration.unwrap();
         let stages = &configuration.listen.milter_stages;
-        let needs = configuration.policies.needs();
+        let policies = &configuration.policies;
+        let (needs, size) = (policies.needs(), policies.count_bytes());
         let offer = Offer { version: 6, actions: offered.0, protocol: offered.1 };
-        Agreement::new(offer, &Wishes { stages, rejected, needs }).unwrap()
+        Agreement::new(offer, &Wishes { stages, rejected, needs, size }).unwrap()
     }
 
     const ALL: (u32, u32) = (0x1ff, 0x1f_ffff);
@@ -163,6 +178,7 @@ mod tests {
             assert_eq!(agreement.removed.contains(b"x-a"), removes, "{setting}");
             assert!(agreement.hears_of_rejected());
             // Nothing that is not offered.
+            assert!(!agreement.measures);
             let poor = agreed((0, 0), &text, true);
             assert_eq!((poor.actions, poor.protocol), (0, 0));
             assert!(poor.removed.is_empty() && !poor.hears_of_rejected());
@@ -170,9 +186,24 @@ mod tests {
     }
 
     #[test]
+    fn a_message_is_shown_only_where_its_bytes_are_counted() {
+        let plain = agreed(ALL, "", false);
+        assert!(!plain.measures && plain.is_quiet(protocol::NO_BODY));
+        let text = "[[policy.default.threshold]]\nname = \"x\"\nkey = \"client\"\n\
+            count = \"bytes\"\nlimit = 5\nper = \"1h\"\n";
+        let shown = protocol::QUIET_HEADERS | protocol::QUIET_BODY;
+        let agreement = agreed(ALL, text, false);
+        assert!(agreement.measures && agreement.protocol & shown == shown);
+        assert!(!agreement.is_quiet(protocol::NO_HEADERS | protocol::NO_BODY));
+        // Where nothing is asked at the end nobody wants to know.
+        let text = format!("[listen]\nmilter_stages = [\"RCPT\"]\n{text}");
+        assert!(!agreed(ALL, &text, false).measures);
+    }
+
+    #[test]
     fn versions_that_are_too_old_are_refused_and_newer_ones_spoken_to_as_ours() {
         let needs = Needs::default();
-        let wishes = Wishes { stages: &[], rejected: false, needs: &needs };
+        let wishes = Wishes { stages: &[], rejected: false, needs: &needs, size: false };
         let of = |version| {
             Agreement::new(Offer { version, actions: 0, protocol: 0 }, &wishes).map(|it| it.version)
         };

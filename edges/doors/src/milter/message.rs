@@ -126,24 +126,15 @@ impl Noted {
     }
 
     /// The enhanced status code for which the server itself refuses the recipient that is named
-    /// next, if it does.
+    /// next, if it does; empty if it does not say.
     pub(super) fn refused(&mut self) -> Option<String> {
         let mailer = std::mem::take(&mut self.recipient_mailer);
         let host = std::mem::take(&mut self.recipient_host);
-        // The mailer of that name may have other recipients too: then the host is something else.
-        (mailer == "error" && is_status(&host)).then_some(host)
+        // Sendmail leaves the host of the recipient there where it has no status.
+        let is_status = host.starts_with(['4', '5'])
+            && host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        (mailer == "error").then(|| if is_status { host } else { String::new() })
     }
-}
-
-/// An enhanced status code, as RFC 3463 has it.
-fn is_status(text: &str) -> bool {
-    let mut parts = text.split('.');
-    let is_number =
-        |part: &str| matches!(part.len(), 1..=3) && part.bytes().all(|byte| byte.is_ascii_digit());
-    matches!(parts.next(), Some("4" | "5"))
-        && parts.next().is_some_and(is_number)
-        && parts.next().is_some_and(is_number)
-        && parts.next().is_none()
 }
 
 /// Status codes of a refusal for good that say that there is no such user. 5.1.0 is among them not:
@@ -155,14 +146,18 @@ pub(super) const UNKNOWN: [&str; 3] = ["5.1.1", "5.1.6", "5.1.10"];
 pub(super) struct Message {
     pub(super) instance: String,
     pub(super) sender: String,
-    pub(super) size_bytes: u64,
+    /// What the client has announced, until it is known.
+    size_bytes: u64,
     /// How many recipients nothing stands against, and the last one of them.
     pub(super) recipients: u32,
     pub(super) last_recipient: String,
     pub(super) fate: Fate,
     fields: Fields,
+    /// The recipients, as the server has named them, if any policy adds or removes some.
     named: Vec<Vec<u8>>,
     named_bytes: usize,
+    /// How much came of header and body.
+    seen_bytes: u64,
 }
 
 impl Message {
@@ -176,7 +171,7 @@ impl Message {
         self.named_bytes + address.len() <= RECIPIENTS_BYTES_MAX
     }
 
-    /// Remembers a recipient, who may have to be removed.
+    /// Remembers a recipient.
     pub(super) fn name(&mut self, address: &[u8]) {
         self.named_bytes += address.len();
         self.named.push(address.to_owned());
@@ -185,6 +180,19 @@ impl Message {
     /// Sees a header field.
     pub(super) fn see(&mut self, (name, is_cut): (&[u8], bool), wanted: &HeaderNames) {
         self.fields.see((name, is_cut), wanted);
+    }
+
+    /// Sees so many bytes.
+    pub(super) fn measure(&mut self, size_bytes: usize) {
+        self.seen_bytes = self.seen_bytes.saturating_add(size_bytes as u64);
+    }
+
+    /// All of it was seen, if that was agreed on.
+    pub(super) fn weigh(&mut self, agreement: &Agreement) {
+        if agreement.measures {
+            // The empty line between header and body.
+            self.size_bytes = self.seen_bytes.saturating_add(2);
+        }
     }
 
     /// Whether there were more header fields that may have to be removed than can be.
@@ -224,7 +232,10 @@ impl Message {
                 }
             }
             for address in edits.recipients() {
-                say(Answer::AddRecipient(&format!("<{address}>")));
+                // Postfix would deliver to such a recipient twice.
+                if !self.named.iter().any(|named| bare(named).eq_ignore_ascii_case(address)) {
+                    say(Answer::AddRecipient(&format!("<{address}>")));
+                }
             }
         }
         if is_held {

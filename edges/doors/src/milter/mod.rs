@@ -163,10 +163,13 @@ impl Session {
             }
             Event::Recipient { address, .. } => self.recipient(address, out).await,
             Event::Data => drop(self.step(Stage::Data, 0, out).await),
-            Event::Header { name, is_cut } => self.header((name, is_cut), out),
+            Event::Header { name, is_cut, size_bytes } => {
+                self.header((name, is_cut), size_bytes, out);
+            }
+            Event::Body(size_bytes) => self.body(size_bytes, out),
             Event::EndOfMessage => self.end(out).await,
             // Negotiated away; a server that cannot leave them out wants an answer to each.
-            Event::EndOfHeaders | Event::Body | Event::Unknown => Answer::Continue.push(out),
+            Event::EndOfHeaders | Event::Unknown => Answer::Continue.push(out),
             Event::Abort => {
                 self.leave();
                 self.known.noted.forget_message();
@@ -216,7 +219,7 @@ impl Session {
             Event::Recipient { .. } => ("RCPT", has_message),
             Event::Data => ("DATA", has_message),
             Event::Header { .. } | Event::EndOfHeaders => ("a header", has_message),
-            Event::Body => ("a body", has_message),
+            Event::Body(_) => ("a body", has_message),
             Event::EndOfMessage => ("the end of a message", has_message),
             Event::Unknown => ("a command", has_client),
             Event::Abort => ("an abort", is_agreed),
@@ -232,6 +235,7 @@ impl Session {
             stages: &self.door.stages,
             rejected: live.configuration.listen.milter_rejected,
             needs: live.configuration.policies.needs(),
+            size: live.configuration.policies.count_bytes(),
         };
         let agreement = Agreement::new(offer, &wishes)?;
         agreement.push(out);
@@ -279,7 +283,10 @@ impl Session {
 
     async fn recipient(&mut self, address: &[u8], out: &mut Vec<u8>) {
         let recipient = bare(address);
-        if let Some(status) = self.known.noted.refused() {
+        let agreement = self.agreement.as_ref();
+        let hears = agreement.is_some_and(Agreement::hears_of_rejected);
+        let is_named = agreement.is_some_and(Agreement::names_recipients);
+        if let Some(status) = self.known.noted.refused().filter(|_| hears) {
             // No question: the server has refused it, and only wants it to be known.
             if UNKNOWN.contains(&&*status)
                 && let Some(asked) = self.known.asked(Stage::Rcpt, &recipient)
@@ -288,8 +295,6 @@ impl Session {
             }
             return Answer::Continue.push(out);
         }
-        let agreement = self.agreement.as_ref();
-        let is_named = agreement.is_some_and(Agreement::removes_recipients);
         if is_named && self.known.message.as_ref().is_some_and(|message| !message.has_room(address))
         {
             return TOO_MANY_RECIPIENTS.push(out);
@@ -304,11 +309,21 @@ impl Session {
         }
     }
 
-    fn header(&mut self, field: (&[u8], bool), out: &mut Vec<u8>) {
+    fn header(&mut self, field: (&[u8], bool), size_bytes: usize, out: &mut Vec<u8>) {
         if let (Some(message), Some(agreement)) = (&mut self.known.message, &self.agreement) {
             message.see(field, &agreement.removed);
+            message.measure(size_bytes);
         }
         if !self.is_quiet(protocol::QUIET_HEADERS) {
+            Answer::Continue.push(out);
+        }
+    }
+
+    fn body(&mut self, size_bytes: usize, out: &mut Vec<u8>) {
+        if let Some(message) = &mut self.known.message {
+            message.measure(size_bytes);
+        }
+        if !self.is_quiet(protocol::QUIET_BODY) {
             Answer::Continue.push(out);
         }
     }
@@ -318,6 +333,9 @@ impl Session {
             TOO_MANY_FIELDS.push(out);
             self.leave();
             return self.known.noted.forget_message();
+        }
+        if let (Some(message), Some(agreement)) = (&mut self.known.message, &self.agreement) {
+            message.weigh(agreement);
         }
         let judged = self.judge(Stage::EndOfMessage, "").await;
         let (Some(message), Some(agreement)) = (&mut self.known.message, &self.agreement) else {
