@@ -38,8 +38,8 @@ const MIB: f64 = (1 << 20) as f64;
 /// `listen` goes on to `next_hop`.
 fn configuration(listen: &str, next_hop: &str) -> String {
     format!(
-        "[proxy.measured]\nlisten = [\"{listen}\"]\nnext_hop = [\"{next_hop}\"]\n\
-         peers = [\"127.0.0.1\"]\n"
+        "[proxy.mx]\nuse = \"gateway\"\nlisten = [\"{listen}\"]\nname = \"mx.test.example\"\n\
+         domains = [\"test.example\"]\nnext_hop = [\"{next_hop}\"]\nresolve = false\n"
     )
 }
 

@@ -385,10 +385,10 @@ fn serve(null: &Arc<Null>) -> (SocketAddr, Arc<AtomicBool>) {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async move {
             let door = Door { hub, virtual_clock: None };
-            let serve = move |io: Connection, peer, place: Place| {
+            let serve = move |io: Connection, peer: Option<SocketAddr>, place: Place| {
                 let door = door.clone();
                 async move {
-                    door.serve(io, peer).await;
+                    door.serve(io, peer.map(|peer| peer.ip())).await;
                     drop(place);
                 }
             };

@@ -127,7 +127,11 @@ impl Control for Reloader {
             "policy_service": self.listeners[0],
             "milter": self.listeners[1],
             "proxy": self.listeners[2],
-            "proxies": self.gates.iter().map(|gate| tally(gate)).collect::<Vec<_>>(),
+            "proxies": self.proxies(),
         })
+    }
+
+    fn proxies(&self) -> Value {
+        self.gates.iter().map(|gate| tally(gate)).collect()
     }
 }

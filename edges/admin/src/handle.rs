@@ -28,6 +28,7 @@ pub(crate) async fn answer(
             let mut report = hub.statistics().report();
             if let Some(report) = report.as_object_mut() {
                 report.insert("directories".into(), json!(hub.directories()));
+                report.insert("proxies".into(), control.proxies());
             }
             Ok(report)
         }

@@ -31,6 +31,9 @@ pub trait Control: Send + Sync {
 
     /// Facts about the process: version, listeners, configuration.
     fn status(&self) -> Value;
+
+    /// What is counted of each proxy since the start.
+    fn proxies(&self) -> Value;
 }
 
 /// Judges a made-up transaction of a request with a hub of one's own.

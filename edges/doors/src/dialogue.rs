@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(step(&connect).unwrap(), "connect mx.example [192.0.2.7]:1025");
         let mut bytes = b"\0\0\0\x0dO\0\0\0\x06\0\0\0\0\0\0\0\0".to_vec();
         bytes.extend_from_slice(
-            b"\0\0\0\x15DMi\x004XYZ\0auth_authen\0\0\0\0\x17M<a@x.example>\0SIZE=7\0",
+            b"\0\0\0\x15DMi\x004XYZ\0auth_authen\0\0\0\0\x16M<a@x.example>\0SIZE=7\0",
         );
         let mut decoder = Decoder::default();
         decoder.feed(&bytes);

@@ -61,6 +61,8 @@ pub struct Desk {
     pub(crate) members: Memberships,
     /// What the recipient that was judged last reserved, or the message at its end.
     pub(crate) held: Vec<Held>,
+    /// The id that the next judgement has, if it was told before.
+    pub(crate) id: Option<Id>,
     pub(crate) scratch: String,
     stamp: Stamp,
     line: String,
@@ -249,7 +251,7 @@ impl Hub {
         }
         self.follow_up(bench, &facts, desk).await;
 
-        let id = self.ids.next(now_ms);
+        let id = desk.id.take().unwrap_or_else(|| self.ids.next(now_ms));
         let reply = write_reply(&decision.verdict, id, desk);
         if facts.is_refused() {
             desk.reply.clear();
@@ -496,7 +498,12 @@ impl Hub {
 }
 
 /// What is to be done to a message, if it is the end of one that is let through.
-fn edits(facts: &Facts<'_>, policy: &Policy, decision: &Decision, id: Id) -> Option<Edits> {
+pub(crate) fn edits(
+    facts: &Facts<'_>,
+    policy: &Policy,
+    decision: &Decision,
+    id: Id,
+) -> Option<Edits> {
     let action = decision.verdict.action;
     if facts.stage != Stage::EndOfMessage || !matches!(action, Action::Accept | Action::Hold) {
         return None;

@@ -17,6 +17,7 @@ pub mod log;
 mod passing;
 mod resolve;
 mod room;
+pub mod session;
 mod settle;
 mod sketch;
 mod station;

@@ -121,7 +121,7 @@ pub(crate) fn push(line: &Line<'_>, stamp: &mut Stamp, out: &mut String) {
     out.push_str("}\n");
 }
 
-fn push_address(address: std::net::IpAddr, out: &mut String) {
+pub(crate) fn push_address(address: std::net::IpAddr, out: &mut String) {
     use std::fmt::Write as _;
     if let std::net::IpAddr::V4(v4) = address {
         for (place, octet) in v4.octets().into_iter().enumerate() {
@@ -137,7 +137,7 @@ fn push_address(address: std::net::IpAddr, out: &mut String) {
 }
 
 /// A field whose value is one of our own words, which need no escape.
-fn word(name: &str, value: &str, out: &mut String) {
+pub(crate) fn word(name: &str, value: &str, out: &mut String) {
     debug_assert!(is_plain(value.as_bytes()), "{value}");
     out.push_str(",\"");
     out.push_str(name);
@@ -146,7 +146,7 @@ fn word(name: &str, value: &str, out: &mut String) {
     out.push('"');
 }
 
-fn field(name: &str, value: &str, out: &mut String) {
+pub(crate) fn field(name: &str, value: &str, out: &mut String) {
     out.push_str(",\"");
     out.push_str(name);
     out.push_str("\":\"");
@@ -154,7 +154,7 @@ fn field(name: &str, value: &str, out: &mut String) {
     out.push('"');
 }
 
-fn number(name: &str, value: u64, out: &mut String) {
+pub(crate) fn number(name: &str, value: u64, out: &mut String) {
     out.push_str(",\"");
     out.push_str(name);
     out.push_str("\":");

@@ -2,11 +2,13 @@
 //! a message at the next hop.
 
 use mpp_engine::decide::Decision;
+use mpp_engine::edits::Edits;
 use mpp_engine::verdict::Verdict;
 
 use crate::facts::facts;
-use crate::hub::{Asked, Desk, Hub, Judged, give_back, write_reply};
+use crate::hub::{Asked, Desk, Hub, Judged, edits, give_back, write_reply};
 use crate::line::Line;
+use crate::resolve;
 use crate::statistics::Counted;
 
 impl Hub {
@@ -54,6 +56,26 @@ impl Hub {
         );
         desk.lower = lower;
         Judged { decision, reply, edits: None, id }
+    }
+
+    /// What is to be done to a message whose text begins, for a door that has passed it on by the time
+    /// it is judged: as if it is let through, since otherwise nobody gets it. The judgement at its
+    /// end has the id that is told here.
+    pub async fn editing(&self, asked: &Asked<'_>, desk: &mut Desk) -> Option<Edits> {
+        let live = self.live();
+        if !live.configuration.policies.needs().is_any() {
+            return None;
+        }
+        let now_ms = self.now_ms();
+        let mut lower = std::mem::take(&mut desk.lower);
+        let facts = facts(&live.configuration, asked, &mut lower, &mut desk.scratch);
+        let bench = resolve::bench((&live, self.store()), &facts, now_ms, desk).await;
+        let id = self.new_id(now_ms);
+        let decision = Decision { verdict: Verdict::ACCEPT, check: "none" };
+        let edits = edits(&facts, bench.policy, &decision, id);
+        desk.lower = lower;
+        desk.id = edits.is_some().then_some(id);
+        edits
     }
 
     /// The next hop has refused what was judged last on this desk, a recipient or the message: what

@@ -62,16 +62,33 @@ pub fn policy(bytes: &[u8]) {
     }
 }
 
-/// Commands up to DATA, then text: every byte is handed out or held, nothing that is passed on can be
+/// Commands up to DATA or BDAT, then text: every byte is handed out or held, nothing that is passed on can be
 /// taken for an end of the message by anybody, and pieces make no difference.
 pub fn smtp_server(bytes: &[u8]) {
     use smtp_server::{Command, Decoder, Text};
     let read = |size: usize| {
         let (mut decoder, mut is_text) = (Decoder::default(), false);
+        // The chunk under way: what is to come of it, and whether it is the last.
+        let mut chunk: Option<(u64, bool)> = None;
+        let mut is_chunked = false;
         let (mut seen, mut text) = (Vec::new(), Vec::new());
         for piece in bytes.chunks(size) {
             decoder.feed(piece);
             loop {
+                if let Some((left, is_last)) = &mut chunk {
+                    match decoder.chunk(left, &mut text) {
+                        Text::More => break,
+                        Text::BareLineEnd => return (seen, text, true),
+                        Text::End => {
+                            if *is_last && decoder.end_of_chunks(&mut text) == Text::BareLineEnd {
+                                return (seen, text, true);
+                            }
+                            is_chunked = !*is_last;
+                            chunk = None;
+                        }
+                    }
+                    continue;
+                }
                 if is_text {
                     match decoder.text(&mut text) {
                         Text::More => break,
@@ -83,8 +100,12 @@ pub fn smtp_server(bytes: &[u8]) {
                 match decoder.next_command() {
                     Ok(Some(command)) => {
                         is_text = command == Command::Data;
+                        if let Command::Bdat { bytes, is_last } = command {
+                            chunk = Some((bytes, is_last));
+                        }
                         seen.push(format!("{command:?}"));
-                        if is_text {
+                        if is_text || (chunk.is_some() && !is_chunked) {
+                            decoder.begin_text();
                             // Messages are apart.
                             text.extend_from_slice(b"\r\n--\r\n");
                         }

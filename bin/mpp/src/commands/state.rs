@@ -106,6 +106,15 @@ pub(crate) fn statistics(report: &Value) -> String {
     for directory in &directories {
         push_directory(directory, &mut out);
     }
+    for proxy in report["proxies"].as_array().into_iter().flatten() {
+        push_proxy(proxy, &mut out);
+    }
+    push_days(report, &mut out);
+    out
+}
+
+/// A row for each day and policy.
+fn push_days(report: &Value, out: &mut String) {
     let days = report["days"].as_array().cloned().unwrap_or_default();
     if !days.is_empty() {
         let _ = writeln!(
@@ -128,7 +137,6 @@ pub(crate) fn statistics(report: &Value) -> String {
             of("legitimate")
         );
     }
-    out
 }
 
 /// Show how the daemon is.
@@ -184,6 +192,16 @@ impl Status {
         }
         print::out(&out);
         Ok(())
+    }
+}
+
+fn push_proxy(proxy: &Value, out: &mut String) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "\nProxy {}, since the start", text(proxy, "name"));
+    for (name, value) in proxy.as_object().into_iter().flatten() {
+        if let Some(value) = value.as_u64() {
+            let _ = writeln!(out, "  {:34} {:>12}", name.replace('_', " "), count(value));
+        }
     }
 }
 

@@ -258,3 +258,71 @@ fn one_client_is_heard_on_demand() {
     let _ = watcher.wait();
     let _ = address();
 }
+
+#[test]
+fn messages_are_edited_as_their_policy_wants() {
+    let ledger = Ledger::start(|| None);
+    let rules = format!(
+        "{RULES}\n[policy.default.message]\nadd_headers = [\"X-Mpp: {{action}} {{id}} {{policy}}\"]\n\
+         remove_headers = [\"X-Spam-*\"]\ncopy_to = [\"archive@other.example\"]\n\n\
+         [policy.eve]\nmatch = {{ recipient = [\"eve@test.example\"] }}\n\
+         message.redirect_to = \"bob@test.example\"\n"
+    );
+    let (mpp, listen) = gateway(ledger.address(), "", &rules);
+    let mut raw = RawSmtp::connect(&listen);
+    raw.expect("EHLO c.example", "250");
+    let text = "Serial: one\r\nX-Spam-Flag: NO\r\n folded\r\nSubject: x\r\n\r\nX-Spam-Flag: body";
+    assert!(raw.message("a@b.example", "bob@test.example", text).starts_with("250"));
+    let heard = ledger.heard().join("\n");
+    for wanted in ["RCPT TO:<archive@other.example>", "| X-Mpp: accept ", "| X-Spam-Flag: body"] {
+        assert!(heard.contains(wanted), "{wanted}: {heard}");
+    }
+    assert!(!heard.contains("X-Spam-Flag: NO") && !heard.contains("folded"), "{heard}");
+    assert!(heard.find("Received:") < heard.find("X-Mpp:"), "above all others: {heard}");
+    // The id leads to the decision.
+    let id = heard.split("X-Mpp: accept ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    assert!(mpp.tell(&["explain", id]).contains("END-OF-MESSAGE"), "{id}");
+    let before = ledger.heard().len();
+    let text = "Serial: two\r\n\r\nx";
+    assert!(raw.message("a@b.example", "eve@test.example", text).starts_with("250"));
+    let heard = ledger.heard().split_off(before);
+    let last = heard.iter().rfind(|line| line.starts_with("RCPT") || line.starts_with("RSET"));
+    assert!(heard.contains(&"RSET".to_owned()), "{heard:?}");
+    assert!(last.is_some_and(|line| line.starts_with("RCPT TO:<")), "{heard:?}");
+    let behind: Vec<&String> = heard.iter().skip_while(|line| *line != "RSET").collect();
+    assert!(!behind.iter().any(|line| line.contains("eve@test.example")), "{heard:?}");
+    ledger.settle(&["one", "two"].map(str::to_owned));
+    // Who cannot be copied to is no reason to lose the copy.
+    let rules = format!("{RULES}\n[policy.default.message]\ncopy_to = [\"full@test.example\"]\n");
+    let (_mpp, listen) = gateway(ledger.address(), "", &rules);
+    let mut raw = RawSmtp::connect(&listen);
+    raw.expect("EHLO c.example", "250");
+    let reply = raw.message("a@b.example", "bob@test.example", "Serial: three\r\n\r\nx");
+    assert!(reply.starts_with("451 4.3.0"), "{reply}");
+}
+
+#[test]
+fn a_connection_leaves_a_line_with_the_id_of_its_messages() {
+    let ledger = Ledger::start(|| None);
+    let (mpp, listen) = gateway(ledger.address(), "", RULES);
+    let mut raw = RawSmtp::connect(&listen);
+    raw.expect("EHLO c.example", "250");
+    let text = "Serial: one\r\n\r\nx";
+    assert!(raw.message("a@b.example", "bob@test.example", text).starts_with("250"));
+    raw.expect("QUIT", "221");
+    let folder = mpp.folder().join("state/log");
+    let line = until("the line of the connection", || {
+        let files = std::fs::read_dir(&folder).unwrap();
+        let text: String =
+            files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+        text.lines().find(|line| line.contains("\"session\":\"proxy.")).map(str::to_owned)
+    });
+    for wanted in
+        ["\"passed_on\":1", "\"end\":\"quit\"", "\"helo\":\"c.example\"", "\"tls\":\"no\""]
+    {
+        assert!(line.contains(wanted), "{wanted}: {line}");
+    }
+    let session = line.split("\"session\":\"").nth(1).and_then(|it| it.split('"').next()).unwrap();
+    assert!(ledger.heard().join("\n").contains(&format!("id {session}.1;")), "{session}");
+    assert!(mpp.tell(&["stats"]).contains("Proxy mx, since the start"));
+}

@@ -73,7 +73,9 @@ async fn begin(session: &mut Session) -> io::Result<()> {
             return session.bye(&refusal).await;
         }
     }
-    session.run().await
+    let result = session.run().await;
+    session.note_end();
+    result
 }
 
 /// Who the client is, as a balancer says: nothing if it says nothing that can be read.

@@ -11,6 +11,7 @@ mod client;
 mod envelope;
 mod gate;
 mod greeting;
+mod header_filter;
 mod names;
 mod next_hop;
 mod offers;

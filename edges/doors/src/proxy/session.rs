@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use mpp_engine::facts::Stage;
 use mpp_engine::verdict::Action;
+use mpp_hub::session::Session as Ended;
 use mpp_hub::trace::Speaker;
 use mpp_hub::{Asked, Desk};
 use mpp_wire::smtp_server::{Command, Decoder};
@@ -63,6 +64,12 @@ pub(crate) struct Session {
     pub(crate) errors: u32,
     /// Commands since the last message.
     commands: u32,
+    pub(crate) passed_on: u32,
+    /// Bytes of all texts.
+    pub(crate) bytes: u64,
+    /// How it ended, in a word.
+    pub(crate) end: &'static str,
+    began: Instant,
     ends: Instant,
     pub(crate) is_spared: bool,
     pub(crate) is_early: bool,
@@ -98,7 +105,8 @@ impl Session {
         door.hub.asks_at_end(CONTEXT);
         let client = Client::at(peer);
         let number = SESSIONS.fetch_add(1, Ordering::Relaxed);
-        let ends = Instant::now() + Duration::from_millis(setup.proxy.limits.session_ms);
+        let began = Instant::now();
+        let ends = began + Duration::from_millis(setup.proxy.limits.session_ms);
         let networks = &door.hub.live().configuration.networks;
         // Who can open a unix socket is one of ours.
         let is_spared = client
@@ -113,6 +121,10 @@ impl Session {
             messages: 0,
             errors: 0,
             commands: 0,
+            passed_on: 0,
+            bytes: 0,
+            end: "left",
+            began,
             ends,
             is_spared,
             is_early: false,
@@ -139,6 +151,7 @@ impl Session {
             self.commands += 1;
             if self.commands > self.setup.proxy.limits.commands {
                 Tally::more(&self.tally().too_wrong);
+                self.end = "too-many-commands";
                 return self.bye("421 4.7.0 Too many commands without a message\r\n").await;
             }
             match self.command(said).await {
@@ -146,6 +159,7 @@ impl Session {
                 Ok(Next::Close) => return self.bye("").await,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     Tally::more(&self.tally().too_slow);
+                    self.end = "too-slow";
                     return self.bye(TOO_SLOW).await;
                 }
                 Err(error) => return Err(error),
@@ -170,6 +184,7 @@ impl Session {
                 }
                 Ok(None) => {}
                 Err(fault) => {
+                    self.end = "no-smtp";
                     self.bye(reply::to_fault(fault)).await?;
                     return Ok(None);
                 }
@@ -190,10 +205,12 @@ impl Session {
                 Some(Ok(Err(error))) => return Err(error),
                 Some(Err(_)) => {
                     Tally::more(&self.tally().too_slow);
+                    self.end = "too-slow";
                     self.bye(TOO_SLOW).await?;
                     return Ok(None);
                 }
                 None => {
+                    self.end = "stopping";
                     self.bye(STOPPING).await?;
                     return Ok(None);
                 }
@@ -215,6 +232,7 @@ impl Session {
             Said::Plain(Command::StartTls) => self.starttls().await,
             Said::Plain(Command::Quit) => {
                 self.say("221 2.0.0 Bye\r\n");
+                self.end = "quit";
                 self.flush().await?;
                 Ok(Next::Close)
             }
@@ -316,6 +334,7 @@ impl Session {
         if self.is_hopeless() {
             self.out.push_str("421 4.7.0 Too many errors\r\n");
             Tally::more(&self.tally().too_wrong);
+            self.end = "too-many-errors";
             return Next::Close;
         }
         Next::GoOn
@@ -347,6 +366,26 @@ impl Session {
         timeout(WRITE_TIMEOUT, write).await??;
         self.out.clear();
         Ok(())
+    }
+
+    /// Writes down what it came to.
+    pub(crate) fn note_end(&self) {
+        let Some(client) = self.client.address else { return };
+        self.show(Speaker::Note, self.end);
+        self.door.hub.session_ended(&Ended {
+            door: "proxy",
+            name: &self.id,
+            client,
+            client_name: &self.client.name,
+            helo: &self.client.helo,
+            is_encrypted: self.is_encrypted,
+            messages: self.messages,
+            passed_on: self.passed_on,
+            errors: self.errors,
+            bytes: self.bytes,
+            took_ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            end: self.end,
+        });
     }
 
     /// Says the last thing and closes.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::gate::Tally;
 use super::reply::{self, NO_HOP};
-use super::session::{Next, Session};
+use super::session::{Next, Session, asked};
 use super::trace_header::{RECEIVED_MAX, received};
 
 /// A text that does not end its lines as it must; nothing behind it can be trusted.
@@ -139,6 +139,12 @@ impl Session {
             message.hop = None;
             return Ok(());
         }
+        if let Err(trouble) = self.edit().await {
+            crate::warn(&format!("proxy {}: the next hop: {trouble}", self.setup.proxy.name));
+            self.reset();
+            return Err("451 4.3.0 Cannot be done now\r\n".into());
+        }
+        let Some(message) = &mut self.transaction else { return Err(NO_HOP.into()) };
         let answered = match &mut message.hop {
             Some(hop) => hop.say("DATA\r\n").await.ok(),
             None => None,
@@ -164,6 +170,16 @@ impl Session {
         }
     }
 
+    /// Learns what is to be done to the message, and does what concerns its recipients.
+    async fn edit(&mut self) -> io::Result<()> {
+        let Self { door, setup, client, transaction, desk, .. } = self;
+        let Some(message) = transaction.as_deref_mut() else { return Ok(()) };
+        if let Some(asked) = asked(client, message, Stage::EndOfMessage, false) {
+            message.edits = door.hub.editing(&asked, desk).await;
+        }
+        message.edit_recipients(&setup.proxy, client).await
+    }
+
     /// Passes text on as it comes. A next hop that is gone is noticed at the end: until then the
     /// client speaks on.
     async fn pass_on(&mut self, text: &mut Vec<u8>) {
@@ -184,6 +200,9 @@ impl Session {
         let proxy = &self.setup.proxy;
         let Some(message) = &mut self.transaction else { return };
         message.watch.see(text);
+        if let Some(edits) = &message.edits {
+            message.filter.pass(text, edits.removed());
+        }
         if !text.is_empty() && !message.header.is_empty() {
             let header = std::mem::take(&mut message.header);
             text.splice(..0, header.into_bytes());
@@ -210,6 +229,7 @@ impl Session {
     async fn end_of_message(&mut self, mut rest: Vec<u8>) -> io::Result<Next> {
         self.look_at(&mut rest);
         let bytes = self.transaction.as_ref().map_or(0, |message| message.watch.bytes);
+        self.bytes += bytes;
         self.show(Speaker::Note, &format!("a text of {bytes} bytes"));
         let fault = self.transaction.as_ref().and_then(|message| message.fault);
         if let Some(fault) = fault {
@@ -231,7 +251,7 @@ impl Session {
         let header = std::mem::take(&mut message.header);
         rest.splice(..0, header.into_bytes());
         let ended = match &mut message.hop {
-            Some(hop) => hop.end(&mut rest, message.recipients).await,
+            Some(hop) => hop.end(&mut rest, message.at_hop.unwrap_or(message.recipients)).await,
             None => Err(io::ErrorKind::NotConnected.into()),
         };
         let answer = ended.ok().and_then(reply::of_all).filter(|it| !(300..400).contains(&it.code));
@@ -243,6 +263,7 @@ impl Session {
         };
         if answer.is_positive() {
             Tally::more(&self.door.gate.tally.passed_on);
+            self.passed_on += 1;
             if let Some(id) = reply::queue_id(&answer) {
                 self.door.hub.queued(id);
             }

@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn times_and_names_are_fit_for_a_header() {
-        let mut client = Client { helo: "a\"(b".into(), ..Client::default() };
+        let mut client = Client::default();
+        client.helo = "a\"(b".into();
         client.address = "2001:db8::1".parse().ok();
         let header = received(&client, ("mx.example", "1.2"), (true, true), 1_795_528_230_007);
         assert_eq!(

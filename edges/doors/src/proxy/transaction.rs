@@ -3,10 +3,12 @@
 use std::io;
 
 use mpp_config::proxy::Proxy;
+use mpp_engine::edits::Edits;
 use mpp_wire::smtp::Reply;
 
 use super::attributes;
 use super::client::Client;
+use super::header_filter::HeaderFilter;
 use super::next_hop::NextHop;
 use super::offers::Offers;
 use super::trace_header::Watch;
@@ -39,6 +41,11 @@ pub(crate) struct Transaction {
     pub(crate) fault: Option<&'static str>,
     /// What is to be written before the text.
     pub(crate) header: String,
+    /// What is to be done to it.
+    pub(crate) edits: Option<Edits>,
+    pub(crate) filter: HeaderFilter,
+    /// Recipients that the next hop answers for at the end, if they are not those of the client.
+    pub(crate) at_hop: Option<u32>,
     pub(crate) watch: Watch,
 }
 
@@ -170,6 +177,42 @@ impl Transaction {
             (Some(mail), _) => Ok(Said::Reply(mail)),
             (None, _) => Err(io::ErrorKind::UnexpectedEof.into()),
         }
+    }
+}
+
+impl Transaction {
+    /// Adds the recipients that its policy wants, or puts them in place of the others.
+    ///
+    /// # Errors
+    /// The next hop is gone, or does not take one of them: then the message is not to be taken.
+    pub(crate) async fn edit_recipients(
+        &mut self,
+        proxy: &Proxy,
+        client: &Client,
+    ) -> io::Result<()> {
+        let Some(edits) = self.edits.take() else { return Ok(()) };
+        let mut count = self.recipients;
+        if edits.is_redirected()
+            && let Some(hop) = &mut self.hop
+        {
+            hop.say("RSET\r\n").await?;
+            self.is_begun = false;
+            count = 0;
+        }
+        for recipient in edits.recipients() {
+            match self.name(proxy, client, (recipient, "")).await? {
+                Said::Reply(reply) if reply.is_positive() => count += 1,
+                _ => return Err(io::Error::other(format!("it does not take {recipient}"))),
+            }
+        }
+        self.at_hop = Some(count);
+        for (name, value) in &edits.added {
+            for part in [name.as_str(), ": ", value, "\r\n"] {
+                self.header.push_str(part);
+            }
+        }
+        self.edits = Some(edits);
+        Ok(())
     }
 }
 
