@@ -49,13 +49,20 @@ pub struct Hop {
     /// Where it takes mail.
     pub address: String,
     running: Vec<Running>,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Hop {
     /// Seconds of processor time that it has taken, with all that belongs to it.
     pub fn cpu_s(&self) -> f64 {
         self.running.iter().map(|running| tree_cpu_s(running.0.id())).sum()
+    }
+
+    /// How many messages wait in its queue, if it is Postfix.
+    pub fn queued(&self) -> usize {
+        let spool = self.directory.path().join("spool");
+        let queues = ["incoming", "active", "deferred"].map(|name| fs::read_dir(spool.join(name)));
+        queues.into_iter().flatten().flatten().count()
     }
 
     /// Its first process.
@@ -84,7 +91,7 @@ impl Hop {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        Ok(Self { name, address, running, _directory: directory })
+        Ok(Self { name, address, running, directory })
     }
 }
 
@@ -277,8 +284,16 @@ pub fn haraka(next_hop: &str) -> io::Result<Hop> {
 /// # Errors
 /// It is not installed, or does not start.
 pub fn postfix(next_hop: &str) -> io::Result<Hop> {
-    let (address, directory) = (free_address()?, directory()?);
     let (host, port) = parts(next_hop);
+    postfix_with("Postfix", &format!("relayhost = [{host}]:{port}\n"))
+}
+
+/// Postfix with these lines in its main.cf.
+///
+/// # Errors
+/// It is not installed, or does not start.
+pub fn postfix_with(name: &'static str, lines: &str) -> io::Result<Hop> {
+    let (address, directory) = (free_address()?, directory()?);
     let root = directory.path().display();
     let at = |name: &str| directory.path().join(name);
     for (name, mode, owner) in QUEUES {
@@ -298,14 +313,14 @@ pub fn postfix(next_hop: &str) -> io::Result<Hop> {
          myhostname = mx.test.example\nmydestination =\nalias_maps =\nlocal_recipient_maps =\n\
          inet_interfaces = 127.0.0.1\ninet_protocols = ipv4\nmynetworks = 127.0.0.0/8\n\
          smtp_host_lookup = native\ndisable_dns_lookups = yes\nsmtpd_peername_lookup = no\n\
-         biff = no\nrelayhost = [{host}]:{port}\nsmtpd_client_connection_count_limit = 0\n\
-         message_size_limit = 104857600\n"
+         biff = no\nsmtpd_client_connection_count_limit = 0\n\
+         message_size_limit = 104857600\n{lines}"
     );
     fs::write(at("etc/main.cf"), main)?;
     fs::write(at("etc/master.cf"), format!("{address} inet n - n - - smtpd\n{MASTER_CF}"))?;
     let mut command = on_server_core("/usr/lib/postfix/sbin/master");
     command.arg("-c").arg(at("etc")).arg("-s");
-    Hop::start("Postfix", address, directory, vec![command])
+    Hop::start(name, address, directory, vec![command])
 }
 
 /// Directories of Postfix, with mode and owner.
@@ -341,6 +356,7 @@ proxymap unix - - n - - proxymap
 smtp unix - - n - - smtp
 error unix - - n - - error
 retry unix - - n - - error
+discard unix - - n - - discard
 anvil unix - - n - 1 anvil
 scache unix - - n - 1 scache
 tlsmgr unix - - n 1000? 1 tlsmgr

@@ -76,6 +76,7 @@ fn every_check_has_a_document_that_names_its_settings() {
         let mut parts: Vec<&str> = setting.split('.').collect();
         let name = parts.pop().unwrap();
         let document = match parts.as_slice() {
+            ["policy", "default", "message"] => "docs/policies.md".into(),
             ["policy", "default", check, ..] => format!("docs/checks/{check}.md"),
             ["policy", _, "match"] => "docs/policies.md".into(),
             ["policy", "x", ..] => continue,

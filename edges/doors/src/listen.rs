@@ -208,6 +208,19 @@ pub enum Connection {
     Closed,
 }
 
+impl Connection {
+    /// Says at once that what was read has come, where no answer says it. A peer that has more to send
+    /// holds it back until then (RFC 896), and the kernel would take 40 ms over it (RFC 1122
+    /// section 4.2.3.2).
+    pub(crate) fn acknowledge(&self) {
+        #[cfg(target_os = "linux")]
+        if let Self::Tcp(stream) = self {
+            // Without it everything is as slow as it would be.
+            let _ = stream.set_quickack(true);
+        }
+    }
+}
+
 impl AsyncRead for Connection {
     fn poll_read(
         self: Pin<&mut Self>,

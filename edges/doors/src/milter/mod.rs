@@ -125,6 +125,10 @@ impl Session {
                     Err(malformed) => break Some(Some(malformed.to_string())),
                 }
             };
+            if out.is_empty() {
+                // Postfix goes on with the next step, to which there may be an answer.
+                io.acknowledge();
+            }
             // What was answered before the fault is still sent.
             timeout(WRITE_TIMEOUT, io.write_all(&out)).await.map_err(io::Error::other)??;
             out.clear();
