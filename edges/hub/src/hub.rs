@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use mpp_config::Configuration;
+use mpp_engine::checks::Mode;
 use mpp_engine::decide::{Case, Decision, Event, Held, Remark, Value, lets_through};
 use mpp_engine::directory::Memberships;
 use mpp_engine::edits::{Edits, Filling};
@@ -12,6 +13,7 @@ use mpp_engine::facts::{Facts, Repeat, ServerSays, Stage};
 use mpp_engine::policy::Policy;
 use mpp_engine::question::{Answer, Effect, Shelf};
 use mpp_engine::reply::{self, Reply};
+use mpp_engine::scan::{Scanning, Skip};
 use mpp_engine::transaction::Transactions;
 use mpp_engine::verdict::{Action, Cause, Verdict};
 
@@ -82,6 +84,19 @@ pub struct Judged {
     pub id: Id,
     /// What is to be done to the message; only at its end, and only if it is let through.
     pub edits: Option<Edits>,
+    /// How the recipient's mail is scanned; only at RCPT, and only if it is let through.
+    pub scan: Option<Order>,
+}
+
+/// How the mail of a recipient is scanned.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// What his policy wants.
+    pub scanning: Arc<Scanning>,
+    /// The policy's name.
+    pub policy: Arc<str>,
+    /// Why it need not be, if so.
+    pub spared: Option<Skip>,
 }
 
 /// What was learnt of a message.
@@ -261,6 +276,7 @@ impl Hub {
         } else {
             self.keep_account(&facts, &ties, (&decision, now_ms), desk);
         }
+        let unscanned = desk.case.unscanned;
         self.follow_up(bench, &facts, desk).await;
 
         let id = desk.id.take().unwrap_or_else(|| self.ids.next(now_ms));
@@ -269,6 +285,7 @@ impl Hub {
             desk.reply.clear();
         }
         let shadow = desk.case.shadow;
+        let scan = order(&facts, policy, &decision, unscanned);
         self.statistics().count(Counted {
             now_ms,
             policy: &policy.name,
@@ -296,7 +313,7 @@ impl Hub {
         );
         let edits = edits(&facts, policy, &decision, id);
         desk.lower = lower;
-        Judged { decision, reply, id, edits }
+        Judged { decision, reply, id, edits, scan }
     }
 
     /// What is known of the transaction from before.
@@ -507,6 +524,22 @@ impl Hub {
         line::push(&make(scratch, reply, &case.remarks), stamp, line);
         log.add(line.as_bytes());
     }
+}
+
+/// How the mail of a recipient is scanned, if it is let through and its policy scans.
+fn order(
+    facts: &Facts<'_>,
+    policy: &Policy,
+    decision: &Decision,
+    spared: Option<Skip>,
+) -> Option<Order> {
+    let is_taken = matches!(decision.verdict.action, Action::Accept | Action::Hold);
+    let scanning = policy.scanning.as_ref().filter(|_| facts.stage == Stage::Rcpt && is_taken)?;
+    (scanning.mode != Mode::Off).then(|| Order {
+        scanning: Arc::clone(scanning),
+        policy: Arc::clone(&policy.name),
+        spared,
+    })
 }
 
 /// What is to be done to a message, if it is the end of one that is let through.

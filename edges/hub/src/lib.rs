@@ -33,7 +33,7 @@ mod verification;
 
 pub use directories::{Open, Outside};
 pub use dry::Dry;
-pub use hub::{Asked, Desk, Hub, Judged, Live, Observed, Parts};
+pub use hub::{Asked, Desk, Hub, Judged, Live, Observed, Order, Parts};
 
 /// Says something to the operator: one line on standard error, where the service manager logs it.
 pub fn say(text: &str) {

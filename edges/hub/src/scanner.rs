@@ -102,40 +102,51 @@ impl Scanners {
         self.all.iter().map(|(settings, scanner)| (&**settings, scanner))
     }
 
-    /// Has a message looked into as a policy wants it: the first ones side by side, the others only
-    /// where those are not sure.
-    pub async fn scan(&self, scanning: &Scanning, letter: &Arc<Letter>) -> Scanned {
-        let (findings, is_incomplete) = self.ask(&scanning.with, letter).await;
-        let first = Scanned::of(findings, is_incomplete);
-        if scanning.then.is_empty() || (!scanning.with.is_empty() && scanning.is_sure(&first)) {
-            return first;
+    /// Has a message looked into as several policies want it, each scanner once: the first ones side
+    /// by side, the others only where those are not sure.
+    pub async fn scan(&self, all: &[&Scanning], letter: &Arc<Letter>) -> Vec<Scanned> {
+        let mut asked = Vec::new();
+        let mut results = Vec::new();
+        for scanning in all {
+            let (findings, is_incomplete) = self.ask(&scanning.with, letter, &mut asked).await;
+            let first = Scanned::of(findings, is_incomplete);
+            if scanning.then.is_empty() || (!scanning.with.is_empty() && scanning.is_sure(&first)) {
+                results.push(first);
+                continue;
+            }
+            let (more, is_more) = self.ask(&scanning.then, letter, &mut asked).await;
+            let findings = first.findings.into_iter().chain(more).collect();
+            results.push(Scanned::of(findings, is_incomplete || is_more));
         }
-        let (more, is_more_incomplete) = self.ask(&scanning.then, letter).await;
-        let findings = first.findings.into_iter().chain(more).collect();
-        Scanned::of(findings, is_incomplete || is_more_incomplete)
+        results
     }
 
-    async fn ask(&self, names: &[Arc<str>], letter: &Arc<Letter>) -> (Vec<Finding>, bool) {
+    /// Asks those of these scanners that were not asked yet, at once.
+    async fn ask(
+        &self,
+        names: &[Arc<str>],
+        letter: &Arc<Letter>,
+        asked: &mut Vec<(Arc<str>, Result<Finding, Trouble>)>,
+    ) -> (Vec<Finding>, bool) {
         let mut scans = Vec::new();
-        for name in names {
+        for name in names.iter().filter(|name| !asked.iter().any(|(known, _)| known == *name)) {
             let known = self.all.iter().find(|(settings, _)| settings.name == *name);
             let Some((_, scanner)) = known else { continue };
             let (scanner, letter) = (Arc::clone(scanner), Arc::clone(letter));
             scans.push((name, tokio::spawn(async move { scanner.scan(&letter).await })));
         }
-        let (mut findings, mut is_incomplete) = (Vec::new(), false);
         for (name, scan) in scans {
             let found = scan.await.unwrap_or_else(|error| Err(Trouble::Down(error.to_string())));
-            match found {
-                Ok(finding) => findings.push(finding),
-                // That it is large is a setting, not a fault.
-                Err(Trouble::TooLarge(_)) => {}
-                Err(trouble) => {
-                    is_incomplete = true;
-                    crate::say(&format!("scanner {name}: {trouble}"));
-                }
+            if let Err(trouble @ (Trouble::Busy | Trouble::Down(_))) = &found {
+                crate::say(&format!("scanner {name}: {trouble}"));
             }
+            asked.push((Arc::clone(name), found));
         }
-        (findings, is_incomplete)
+        let of = asked.iter().filter(|(name, _)| names.contains(name)).map(|(_, found)| found);
+        let findings = of.clone().filter_map(|found| found.as_ref().ok().cloned()).collect();
+        // That a message is large is a setting, not a fault.
+        let is_fault =
+            |found: &Result<_, _>| matches!(found, Err(Trouble::Busy | Trouble::Down(_)));
+        (findings, of.clone().any(is_fault))
     }
 }

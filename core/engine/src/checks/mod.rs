@@ -20,6 +20,7 @@ pub mod block;
 pub mod early_talker;
 pub mod greylist;
 pub mod recipient;
+pub(crate) mod scanning;
 pub mod threshold;
 pub mod trap;
 
