@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use mpp_engine::scan::{Finding, Scanned, Scanning};
 
+use serde_json::{Value, json};
+
 pub use crate::directory::{Answering, Examined};
+use crate::hub::Hub;
 use crate::spool::Spooled;
 
 /// A message as scanners get it.
@@ -148,5 +151,44 @@ impl Scanners {
         let is_fault =
             |found: &Result<_, _>| matches!(found, Err(Trouble::Busy | Trouble::Down(_)));
         (findings, of.clone().any(is_fault))
+    }
+}
+
+impl Hub {
+    /// What is counted of each scanner since it was opened.
+    pub fn scanner_numbers(&self) -> Value {
+        let live = self.live();
+        let rows = live.scanners.iter().map(|(settings, scanner)| {
+            let mut row = serde_json::Map::new();
+            row.insert("name".into(), json!(&*settings.name));
+            row.insert("kind".into(), json!(settings.kind.name()));
+            row.extend(scanner.numbers().into_iter().map(|(name, n)| (name.into(), json!(n))));
+            Value::Object(row)
+        });
+        rows.collect()
+    }
+
+    /// Connects to every server of every scanner anew and says what works: rows as
+    /// [`Hub::examine_directories`] has them.
+    pub async fn examine_scanners(&self) -> Value {
+        let live = self.live();
+        let mut rows = Vec::new();
+        for (settings, scanner) in live.scanners.iter() {
+            for Examined { server, result, took_ms } in scanner.examine().await {
+                let (works, text) = match result {
+                    Ok(text) => (true, text),
+                    Err(text) => (false, text),
+                };
+                rows.push(json!({
+                    "scanner": &*settings.name,
+                    "kind": settings.kind.name(),
+                    "server": server,
+                    "works": works,
+                    "result": text,
+                    "took_ms": took_ms,
+                }));
+            }
+        }
+        Value::Array(rows)
     }
 }
