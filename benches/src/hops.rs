@@ -169,6 +169,14 @@ pub fn mpp(address: String, configuration: &str) -> io::Result<Hop> {
     Hop::start("mpp", address, directory, vec![command])
 }
 
+/// Whatever a command starts; it must listen there.
+///
+/// # Errors
+/// It does not start.
+pub fn own(name: &'static str, address: String, command: Command) -> io::Result<Hop> {
+    Hop::start(name, address, directory()?, vec![command])
+}
+
 /// `HAProxy` in TCP mode: it moves bytes and reads none.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! What mpp as a milter adds to Postfix's own time for a message: the same mail through a Postfix that
-//! throws everything away, with the milter and without, run beside run.
+//! throws everything away, with the milter and without, run beside run; and what a milter adds that
+//! does nothing but answer.
 //!
 //!     cargo build --release --package mpp
 //!     cargo run --release --package mpp-benches --bin mail_path_milter [-- --quick]
@@ -14,12 +15,13 @@
     reason = "a measurement prints what it found, and stops where it cannot go on"
 )]
 
-use std::io::{self, Write as _};
+use std::io::{self, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use mpp_benches::hops::{self, Hop};
-use mpp_benches::process::move_to_own_core;
+use mpp_benches::process::{move_to_own_core, on_server_core};
 
 /// Clients are strangers, and nobody is told to come back.
 const STRANGERS: &str = "[networks]\nlocal = [\"10.0.0.0/8\"]\ntrusted = []\n\
@@ -43,32 +45,75 @@ struct Load {
 struct Took {
     wall_us: f64,
     postfix_us: f64,
-    mpp_us: f64,
+    milter_us: f64,
 }
 
-/// A Postfix, with the mpp that it asks.
+/// A Postfix, with the milter that it asks.
 struct Setup {
     name: &'static str,
     postfix: Hop,
-    mpp: Option<Hop>,
+    milter: Option<Hop>,
 }
 
-fn setup(name: &'static str, rules: Option<&str>) -> io::Result<Setup> {
+/// A milter that asks for what mpp asks for and goes on whatever comes.
+fn serve_null(address: &str) -> io::Result<()> {
+    for stream in TcpListener::bind(address)?.incoming() {
+        let stream = stream?;
+        std::thread::spawn(move || {
+            // Postfix may have gone.
+            let _ = answer(&stream);
+        });
+    }
+    Ok(())
+}
+
+fn answer(mut stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream);
+    let mut packet = Vec::new();
+    loop {
+        let mut length = [0; 4];
+        reader.read_exact(&mut length)?;
+        packet.resize(u32::from_be_bytes(length) as usize, 0);
+        reader.read_exact(&mut packet)?;
+        match packet.first() {
+            // Version 6, no actions; no body, header, end of it, unknown commands, DATA.
+            Some(b'O') => stream.write_all(b"\0\0\0\x0dO\0\0\0\x06\0\0\0\0\0\0\x03\x70")?,
+            Some(b'C' | b'H' | b'M' | b'R' | b'E') => stream.write_all(b"\0\0\0\x01c")?,
+            _ => {}
+        }
+    }
+}
+
+fn null(milter: &str) -> io::Result<Hop> {
+    let mut command = on_server_core(std::env::current_exe()?);
+    command.args(["null", milter]);
+    hops::own("null", milter.to_owned(), command)
+}
+
+fn mpp(milter: &str, rules: &str) -> io::Result<Hop> {
+    let text = format!("[listen]\nmilter = [\"{milter}\"]\n{STRANGERS}{rules}");
+    hops::mpp(milter.to_owned(), &text)
+}
+
+/// Something that starts a milter at an address.
+type Start<'a> = &'a dyn Fn(&str) -> io::Result<Hop>;
+
+fn setup(name: &'static str, start: Option<Start<'_>>) -> io::Result<Setup> {
     let lines = "default_transport = discard\nrelay_transport = discard\n\
         milter_default_action = reject\nsmtpd_milters =";
-    let Some(rules) = rules else {
+    let Some(start) = start else {
         let postfix = hops::postfix_with("Postfix", &format!("{lines}\n"))?;
-        return Ok(Setup { name, postfix, mpp: None });
+        return Ok(Setup { name, postfix, milter: None });
     };
-    let milter = hops::free_address()?;
-    let text = format!("[listen]\nmilter = [\"{milter}\"]\n{STRANGERS}{rules}");
-    let mpp = Some(hops::mpp(milter.clone(), &text)?);
-    let postfix = hops::postfix_with("Postfix", &format!("{lines} inet:{milter}\n"))?;
-    Ok(Setup { name, postfix, mpp })
+    let address = hops::free_address()?;
+    let milter = Some(start(&address)?);
+    let postfix = hops::postfix_with("Postfix", &format!("{lines} inet:{address}\n"))?;
+    Ok(Setup { name, postfix, milter })
 }
 
 fn run(setup: &Setup, load: Load) -> Took {
-    let cpu_s = || (setup.postfix.cpu_s(), setup.mpp.as_ref().map_or(0.0, Hop::cpu_s));
+    let cpu_s = || (setup.postfix.cpu_s(), setup.milter.as_ref().map_or(0.0, Hop::cpu_s));
     let (before, begun) = (cpu_s(), Instant::now());
     let mut command = Command::new("smtp-source");
     if load.is_kept_open {
@@ -87,7 +132,7 @@ fn run(setup: &Setup, load: Load) -> Took {
     Took {
         wall_us: wall_us / messages,
         postfix_us: (after.0 - before.0) * 1e6 / messages,
-        mpp_us: (after.1 - before.1) * 1e6 / messages,
+        milter_us: (after.1 - before.1) * 1e6 / messages,
     }
 }
 
@@ -98,17 +143,24 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [word, address] = &arguments[..]
+        && word == "null"
+    {
+        return serve_null(address).expect("an address");
+    }
     move_to_own_core();
-    let is_quick = std::env::args().any(|argument| argument == "--quick");
+    let is_quick = arguments.iter().any(|argument| argument == "--quick");
     let (rounds, messages) = if is_quick { (3, 300) } else { (15, 2000) };
     let plain = setup("(none)", None).expect("Postfix (Debian: postfix)");
     let milters = [
-        setup("mpp", Some("")).expect("mpp"),
-        setup("mpp, header fields changed", Some(EDITS)).expect("mpp"),
+        setup("null", Some(&null)).expect("a milter that does nothing"),
+        setup("mpp", Some(&|milter: &str| mpp(milter, ""))).expect("mpp"),
+        setup("mpp, header fields changed", Some(&|milter: &str| mpp(milter, EDITS))).expect("mpp"),
     ];
     println!(
         "| milter | message | sessions | connection | us a message | to none | CPU of Postfix, us | \
-         to none | CPU of mpp, us | CPU of both to none |\n\
+         to none | CPU of the milter, us | CPU of both to none |\n\
          | --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     );
     for (bytes, size) in [(4 << 10, "4 KiB"), (50 << 10, "50 KiB")] {
@@ -157,8 +209,8 @@ fn compare(plain: &Setup, milters: &[Setup], load: Load, (size, rounds): (&str, 
             of(|[without, with]| with.wall_us / without.wall_us),
             of(|[_, with]| with.postfix_us),
             of(|[without, with]| with.postfix_us / without.postfix_us),
-            of(|[_, with]| with.mpp_us),
-            of(|[without, with]| (with.postfix_us + with.mpp_us) / without.postfix_us),
+            of(|[_, with]| with.milter_us),
+            of(|[without, with]| (with.postfix_us + with.milter_us) / without.postfix_us),
         );
     }
     // Whoever watches sees it at once.
