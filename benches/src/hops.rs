@@ -104,7 +104,10 @@ pub fn free_address() -> io::Result<String> {
 }
 
 /// A directory that every user can enter.
-fn directory() -> io::Result<TempDir> {
+///
+/// # Errors
+/// There can be none.
+pub fn directory() -> io::Result<TempDir> {
     let directory = TempDir::new()?;
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
     Ok(directory)
