@@ -69,6 +69,18 @@ pub fn tree_cpu_s(pid: u32) -> f64 {
     all as f64 / 100.0
 }
 
+/// Seconds of processor time that whoever else has taken on this machine: all that was used, without
+/// that of this process and all below it.
+pub fn others_cpu_s() -> f64 {
+    let stat = fs::read_to_string("/proc/stat").expect("Linux");
+    let line = stat.lines().next().unwrap_or_default();
+    let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    // user, nice, system, idle, iowait, irq, softirq, steal.
+    let busy = |place: usize| numbers.get(place).copied().unwrap_or(0);
+    let used: u64 = [0, 1, 2, 5, 6, 7].into_iter().map(busy).sum();
+    used as f64 / 100.0 - tree_cpu_s(std::process::id())
+}
+
 /// Lets this process and those that it starts open as many files as is allowed at all.
 pub fn open_many_files() {
     let limits = fs::read_to_string("/proc/self/limits").expect("Linux");

@@ -66,6 +66,7 @@ impl Node {
             log,
             statistics: Statistics::default(),
             outside: open.map(|open| Outside { runtime: runtime.handle().clone(), open }),
+            scanners: None,
         };
         let hub = Arc::new(Hub::new(parts, configuration));
         let door = Door { hub: Arc::clone(&hub), virtual_clock: Some(clock) };

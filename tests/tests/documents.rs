@@ -69,6 +69,7 @@ fn every_check_has_a_document_that_names_its_settings() {
     text.push_str("[directory.smtp]\nkind = \"smtp\"\n");
     text.push_str("[proxy.x]\nlisten = [\"127.0.0.1:1\"]\nnext_hop = [\"127.0.0.1:2\"]\n");
     text.push_str("[proxy.x.starttls]\ncertificate = \"x.pem\"\nkey = \"x.pem\"\n");
+    text.push_str("[scanner.x]\nkind = \"spamd\"\nservers = [\"127.0.0.1:1\"]\n");
     text.push_str("[[proxy.x.route]]\ndomains = [\"a.example\"]\nnext_hop = [\"127.0.0.1:2\"]\n");
     let read = mpp_config::compile("x", &text, &BTreeMap::new(), 1);
     assert!(read.effective.len() > 60);
@@ -77,6 +78,10 @@ fn every_check_has_a_document_that_names_its_settings() {
         let name = parts.pop().unwrap();
         let document = match parts.as_slice() {
             ["policy", "default", "message"] => "docs/policies.md".into(),
+            ["policy", "default", "scan"] | ["scanner", ..] | ["spool"] => {
+                "docs/scanners.md".into()
+            }
+            ["quarantine"] => "docs/quarantine.md".into(),
             ["policy", "default", check, ..] => format!("docs/checks/{check}.md"),
             ["policy", _, "match"] => "docs/policies.md".into(),
             ["policy", "x", ..] => continue,

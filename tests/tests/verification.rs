@@ -79,6 +79,7 @@ impl Site {
             log: None,
             statistics: Statistics::default(),
             outside: Some(Outside { runtime: runtime.handle().clone(), open: shelf.open() }),
+            scanners: None,
         };
         let hub = Arc::new(Hub::new(parts, read.configuration.unwrap()));
         Self { hub, clock, shelf, runtime }

@@ -111,6 +111,7 @@ fn hub(recipients: &str, null: &Arc<Null>, clock: Arc<dyn Clock>, runtime: &Hand
         log: None,
         statistics: Statistics::default(),
         outside: Some(Outside { runtime: runtime.clone(), open }),
+        scanners: None,
     };
     Arc::new(Hub::new(parts, configuration(recipients)))
 }

@@ -41,7 +41,14 @@ pub(crate) fn hub(
         None
     };
     let statistics = read_statistics(state);
-    let parts = Parts { store, clock, log, statistics, outside: Some(outside()?) };
+    let parts = Parts {
+        store,
+        clock,
+        log,
+        statistics,
+        outside: Some(outside()?),
+        scanners: Some(Arc::new(mpp_scanners::open)),
+    };
     Ok(Hub::new(parts, loaded.configuration))
 }
 
@@ -56,6 +63,7 @@ pub(crate) fn passing_hub(configuration: Configuration) -> std::io::Result<Hub> 
         log: None,
         statistics: Statistics::default(),
         outside: Some(outside()?),
+        scanners: Some(Arc::new(mpp_scanners::open)),
     };
     Ok(Hub::new(parts, configuration))
 }

@@ -12,6 +12,7 @@ pub mod directory;
 mod overlap;
 mod policies;
 pub mod proxy;
+pub mod scanner;
 mod schema;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use std::rc::Rc;
 use mpp_settings::diagnostic::Place;
 use mpp_settings::{Diagnostic, Document, File, Session};
 
-pub use schema::{Configuration, Listen, Networks, Server};
+pub use schema::{Configuration, Listen, Networks, Quarantine, Server, Spool};
 
 /// What came of reading a configuration.
 #[derive(Debug)]

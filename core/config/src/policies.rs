@@ -11,6 +11,7 @@ use mpp_engine::identity::Keyring;
 use mpp_engine::network;
 use mpp_engine::policy::{Match, Pattern, Policies, Policy, Spare};
 use mpp_engine::recipients::Recipients;
+use mpp_engine::scan::Scanning;
 use mpp_engine::verdict::{Action, Cause, Verdict};
 use mpp_settings::diagnostic::{Place, nearest};
 use mpp_settings::{Diagnostic, Kind as ValueKind, Reader, Session, Table};
@@ -68,7 +69,7 @@ pub(crate) fn read(
     root: &mut Reader<'_>,
     session: &Session,
     ring: Keyring,
-    directories: &[Directory],
+    (directories, scanners): (&[Directory], &[Arc<str>]),
 ) -> Read {
     let recipients = Arc::new(read_recipients(root, session, ring, directories));
     let section = root.table("policy");
@@ -83,13 +84,13 @@ pub(crate) fn read(
         }
     }
     let base = tables.iter().find(|(name, ..)| *name == "default").map(|(.., table)| *table);
-    let context = Context { ring, policy: "default", recipients: &recipients };
+    let context = Context { ring, policy: "default", recipients: &recipients, scanners };
     let default = Arc::new(read_default(base, session, &context));
     let mut groups = Groups { directories, ring, names: Vec::new() };
     let mut others = Vec::new();
     let mut places = Vec::new();
     for (name, place, table) in tables.iter().filter(|(name, ..)| *name != "default") {
-        let context = Context { ring, policy: name, recipients: &recipients };
+        let context = Context { ring, policy: name, recipients: &recipients, scanners };
         let chain = std::iter::once(*table).chain(base).collect();
         let mut reader = session.reader(&format!("policy.{name}"), chain);
         let wanted = read_match(&mut reader, place, &mut groups);
@@ -173,7 +174,11 @@ fn read_policy(
     };
     let unavailable = unavailable.map(|action| Verdict::new(action, Cause::Unavailable));
     let name = context.policy.into();
-    Policy { name, checks, spare, enforces_blocks, unavailable, editing, counts_bytes }
+    let scanning = match default {
+        Some(policy) if !reader.has_own("scan") => policy.scanning.clone(),
+        _ => Scanning::read(&mut reader.table("scan"), context.scanners).map(Arc::new),
+    };
+    Policy { name, checks, spare, enforces_blocks, unavailable, editing, scanning, counts_bytes }
 }
 
 fn read_check(kind: &'static Kind, reader: &mut Reader<'_>, context: &Context<'_>) -> Armed {

@@ -12,6 +12,7 @@ use mpp_settings::{Diagnostic, Reader, Session, Table};
 use crate::directory::{self, Directory};
 use crate::policies;
 use crate::proxy::{self, Proxy};
+use crate::scanner::{self, Scanner};
 
 /// All settings.
 #[derive(Debug)]
@@ -22,6 +23,12 @@ pub struct Configuration {
     pub listen: Listen,
     /// `[proxy.*]`.
     pub proxies: Vec<Arc<Proxy>>,
+    /// `[scanner.*]`, in the order of their names.
+    pub scanners: Vec<Arc<Scanner>>,
+    /// `[spool]`.
+    pub spool: Spool,
+    /// `[quarantine]`.
+    pub quarantine: Quarantine,
     /// `[networks]`.
     pub networks: Networks,
     /// `[directory.*]`, in the order of their names; look-ups name them by number.
@@ -68,6 +75,30 @@ pub struct Listen {
     pub connections_max: usize,
 }
 
+/// `[spool]`: where messages wait while they are scanned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spool {
+    /// Bytes of one message that are kept in memory; the rest goes to a file.
+    pub message_memory: u64,
+    /// Bytes of all messages that are kept in memory.
+    pub memory: u64,
+    /// Bytes of all messages, in memory and in files; what does not fit is told to come again.
+    pub size: u64,
+}
+
+/// `[quarantine]`: messages that are held for a person to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantine {
+    /// Where they are; empty: in the state directory.
+    pub folder: String,
+    /// For how long they are kept, in milliseconds.
+    pub keep_ms: u64,
+    /// How many bytes all of them may take on disk; the oldest go first.
+    pub size: u64,
+    /// How many bytes those of one recipient may take.
+    pub user_size: u64,
+}
+
 /// `[networks]`: who is ours.
 #[derive(Clone, Debug)]
 pub struct Networks {
@@ -83,9 +114,13 @@ pub(crate) fn read(root: &Table, session: &Session, seed: u64) -> Configuration 
     let server = read_server(&mut root.table("server"));
     let listen = read_listen(&mut root.table("listen"));
     let proxies = proxy::read(&mut root, session);
+    let scanners = scanner::read(&mut root, session);
+    let spool = read_spool(&mut root.table("spool"));
+    let quarantine = read_quarantine(&mut root.table("quarantine"));
     let (networks, ring) = read_networks(&mut root.table("networks"), seed);
     let directories = directory::read(&mut root, session, ring);
-    let read = policies::read(&mut root, session, ring, &directories);
+    let names: Vec<Arc<str>> = scanners.iter().map(|it| Arc::clone(&it.name)).collect();
+    let read = policies::read(&mut root, session, ring, (&directories, &names));
     let policies::Read { policies, recipients, groups } = read;
     let has_proxy = !proxies.is_empty();
     if let Some(problem) = useless_editing(&mut root, &listen, has_proxy, &policies) {
@@ -96,6 +131,9 @@ pub(crate) fn read(root: &Table, session: &Session, seed: u64) -> Configuration 
         server,
         listen,
         proxies,
+        scanners,
+        spool,
+        quarantine,
         networks,
         directories,
         groups,
@@ -115,6 +153,27 @@ fn read_server(table: &mut Reader<'_>) -> Server {
     };
     table.finish();
     server
+}
+
+fn read_spool(table: &mut Reader<'_>) -> Spool {
+    let spool = Spool {
+        message_memory: table.size_bytes("message_memory", "256 KiB"),
+        memory: table.size_bytes("memory", "64 MiB"),
+        size: table.size_bytes("size", "4 GiB"),
+    };
+    table.finish();
+    spool
+}
+
+fn read_quarantine(table: &mut Reader<'_>) -> Quarantine {
+    let quarantine = Quarantine {
+        folder: table.text("folder", ""),
+        keep_ms: table.duration_ms("keep", "30d").max(1),
+        size: table.size_bytes("size", "10 GiB"),
+        user_size: table.size_bytes("user_size", "200 MiB"),
+    };
+    table.finish();
+    quarantine
 }
 
 fn read_listen(table: &mut Reader<'_>) -> Listen {

@@ -10,14 +10,15 @@
 
 use std::sync::Arc;
 
-use crate::checks::Mode;
+use crate::checks::{Mode, scanning};
 use crate::directory::{Found, LookUp};
-use crate::facts::{Direction, Facts};
+use crate::facts::{Direction, Facts, Stage};
 use crate::identity::Keyring;
 use crate::policy::Policy;
 use crate::question::{
     Answer, Block, Counted, Effect, History, IdentityKind, Key, Moment, Question, Shelf,
 };
+use crate::scan::Skip;
 use crate::verdict::{Action, Verdict};
 
 /// Why a check could not come to an end; raised by `?` on the methods of a [`Round`].
@@ -117,6 +118,8 @@ pub struct Case {
     pub held: Vec<Held>,
     /// The verdict of a check in shadow mode, if one had one.
     pub shadow: Option<(&'static str, Verdict)>,
+    /// Why the message need not be scanned, if its policy scans and says so.
+    pub unscanned: Option<Skip>,
     allowed: bool,
     settled: u64,
     /// Where the next question is likely to be: checks ask in the same order again.
@@ -136,6 +139,7 @@ impl Case {
         self.remarks.clear();
         self.held.clear();
         self.shadow = None;
+        self.unscanned = None;
         self.allowed = false;
         self.settled = 0;
         self.next = 0;
@@ -224,10 +228,34 @@ pub fn decide(
         }
         return Step::Done(Decision { verdict, check: armed.kind.name });
     }
+    is_open |= is_scan_open(policy, ring, facts, (now_ms, case));
     if is_open {
         return open_step(case, answered);
     }
     Step::Done(Decision { verdict: Verdict::ACCEPT, check: "none" })
+}
+
+/// Works out whether what is let through is to be scanned; whether that needs answers first.
+fn is_scan_open(
+    policy: &Policy,
+    ring: Keyring,
+    facts: &Facts<'_>,
+    (now_ms, case): (u64, &mut Case),
+) -> bool {
+    let Some(scanning) = policy.scanning.as_deref() else { return false };
+    if facts.stage != Stage::Rcpt || scanning.mode == Mode::Off {
+        return false;
+    }
+    let mut round = Round { now_ms, ring, policy, case, check: "scan", is_shadow: false };
+    match scanning::spared(scanning, facts, &mut round) {
+        Err(Pause::Unanswered) => true,
+        // Who is not known is scanned.
+        Err(Pause::Unavailable) => false,
+        Ok(spared) => {
+            case.unscanned = spared;
+            false
+        }
+    }
 }
 
 /// Cheap before dear: directories are asked only once the store has said all it knows, which may

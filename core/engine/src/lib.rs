@@ -20,5 +20,6 @@ pub mod policy;
 pub mod question;
 pub mod recipients;
 pub mod reply;
+pub mod scan;
 pub mod transaction;
 pub mod verdict;

@@ -17,6 +17,7 @@ use crate::edits::{Editing, Needs};
 use crate::facts::{Direction, Facts};
 use crate::identity::Keyring;
 use crate::network::{NetworkMap, NetworkSet};
+use crate::scan::Scanning;
 use crate::verdict::Verdict;
 
 /// The settings that hold for a transaction.
@@ -34,6 +35,8 @@ pub struct Policy {
     pub unavailable: Option<Verdict>,
     /// What is done to messages that are let through; nothing, as mostly.
     pub editing: Option<Arc<Editing>>,
+    /// How messages are scanned; nothing: they are not.
+    pub scanning: Option<Arc<Scanning>>,
     /// Whether it counts the bytes of messages.
     pub counts_bytes: bool,
 }

@@ -22,7 +22,7 @@ pub struct Reply {
 
 /// What each cause is answered with, as a temporary and as a permanent failure, and the text.
 /// `{wait}`, `{limit}`, `{used}` and `{per}` are filled in.
-const TABLE: [(Cause, Reply, Reply, &str); 12] = [
+const TABLE: [(Cause, Reply, Reply, &str); 14] = [
     (Cause::Blocked, temporary(450, "4.7.1"), permanent(554, "5.7.1"), "Temporarily blocked"),
     (Cause::Denied, temporary(450, "4.7.1"), permanent(554, "5.7.1"), "Access denied"),
     // A trap and an unknown user get the same answer, so that traps cannot be told apart.
@@ -65,6 +65,8 @@ const TABLE: [(Cause, Reply, Reply, &str); 12] = [
         permanent(554, "5.7.0"),
         "Too many connections, try again later",
     ),
+    (Cause::Content, temporary(451, "4.7.1"), permanent(550, "5.7.1"), "Refused as spam"),
+    (Cause::Virus, temporary(451, "4.7.1"), permanent(554, "5.7.1"), "Refused: it carries a virus"),
     (
         Cause::Unavailable,
         temporary(451, "4.3.0"),

@@ -66,13 +66,17 @@ pub enum Cause {
     Relay,
     /// It has too many connections, or all of them are taken.
     Connections,
+    /// A scanner calls it spam.
+    Content,
+    /// A scanner found what does harm.
+    Virus,
     /// A piece of mpp that the policy insists on is down.
     Unavailable,
 }
 
 impl Cause {
     /// All causes with their names in log and metrics.
-    pub const ALL: [(Self, &'static str); 13] = [
+    pub const ALL: [(Self, &'static str); 15] = [
         (Self::None, "none"),
         (Self::Blocked, "blocked"),
         (Self::Denied, "denied"),
@@ -85,6 +89,8 @@ impl Cause {
         (Self::EarlyTalker, "early-talker"),
         (Self::Relay, "relay"),
         (Self::Connections, "connections"),
+        (Self::Content, "content"),
+        (Self::Virus, "virus"),
         (Self::Unavailable, "unavailable"),
     ];
 

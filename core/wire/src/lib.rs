@@ -9,6 +9,7 @@
 //! assert_eq!(request.sender, b"a@b.example");
 //! ```
 
+pub mod clamd;
 pub mod ldap;
 pub mod milter;
 pub mod milter_answer;
@@ -16,3 +17,4 @@ pub mod policy;
 pub mod proxy_protocol;
 pub mod smtp;
 pub mod smtp_server;
+pub mod spamd;

@@ -29,6 +29,7 @@ pub(crate) async fn answer(
             if let Some(report) = report.as_object_mut() {
                 report.insert("directories".into(), json!(hub.directories()));
                 report.insert("proxies".into(), control.proxies());
+                report.insert("scanners".into(), hub.scanner_numbers());
             }
             Ok(report)
         }
@@ -129,6 +130,7 @@ fn status(hub: &Hub, control: &dyn Control) -> Value {
             }),
         );
         status.insert("directories".into(), json!(hub.directories()));
+        status.insert("scanners".into(), hub.scanner_numbers());
         status.insert(
             "log".into(),
             json!({ "lines_dropped": log_lines_dropped, "trouble": log_trouble }),

@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use mpp_config::Configuration;
+use mpp_engine::checks::Mode;
 use mpp_engine::decide::{Case, Decision, Event, Held, Remark, Value, lets_through};
 use mpp_engine::directory::Memberships;
 use mpp_engine::edits::{Edits, Filling};
 use mpp_engine::facts::{Facts, Repeat, ServerSays, Stage};
-use mpp_engine::identity::Keyring;
 use mpp_engine::policy::Policy;
 use mpp_engine::question::{Answer, Effect, Shelf};
 use mpp_engine::reply::{self, Reply};
+use mpp_engine::scan::{Scanning, Skip};
 use mpp_engine::transaction::Transactions;
 use mpp_engine::verdict::{Action, Cause, Verdict};
 
@@ -23,9 +24,11 @@ use crate::id::{Id, Ids};
 use crate::line::{self, Line, Stamp};
 use crate::log::DecisionLog;
 use crate::resolve;
+use crate::scanner::{OpenScanner, Scanners};
 use crate::settle::{self, Bench};
 use crate::statistics::{Counted, Statistics};
 use crate::store::{Counts, Store};
+use crate::ties::Ties;
 use crate::trace::Traces;
 
 /// What a door wants to know, as it was read.
@@ -81,6 +84,19 @@ pub struct Judged {
     pub id: Id,
     /// What is to be done to the message; only at its end, and only if it is let through.
     pub edits: Option<Edits>,
+    /// How the recipient's mail is scanned; only at RCPT, and only if it is let through.
+    pub scan: Option<Order>,
+}
+
+/// How the mail of a recipient is scanned.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// What his policy wants.
+    pub scanning: Arc<Scanning>,
+    /// The policy's name.
+    pub policy: Arc<str>,
+    /// Why it need not be, if so.
+    pub spared: Option<Skip>,
 }
 
 /// What was learnt of a message.
@@ -100,6 +116,8 @@ pub struct Live {
     /// Counts the configurations of this process, from 1.
     pub generation: u64,
     pub(crate) directories: Directories,
+    /// Who looks into messages.
+    pub scanners: Scanners,
 }
 
 /// What a hub is put together from.
@@ -114,6 +132,8 @@ pub struct Parts {
     pub statistics: Statistics,
     /// How directories are asked; without, every look-up is answered "not now".
     pub outside: Option<Outside>,
+    /// How scanners are asked; without, none is.
+    pub scanners: Option<OpenScanner>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -128,6 +148,7 @@ pub struct Hub {
     clock: Arc<dyn Clock>,
     live: ArcSwap<Live>,
     outside: Option<Outside>,
+    open_scanner: Option<OpenScanner>,
     log: Option<DecisionLog>,
     ids: Ids,
     transactions: Mutex<Transactions>,
@@ -145,7 +166,7 @@ impl std::fmt::Debug for Hub {
 impl Hub {
     /// A hub with a configuration. Without a log nothing can be explained later.
     pub fn new(parts: Parts, configuration: Configuration) -> Self {
-        let Parts { store, clock, log, statistics, outside } = parts;
+        let Parts { store, clock, log, statistics, outside, scanners: open_scanner } = parts;
         let directories = Directories::open(
             &configuration,
             &Directories::default(),
@@ -153,12 +174,16 @@ impl Hub {
             (&store, &clock),
         );
         let started_ms = clock.now_ms();
-        let live = ArcSwap::from_pointee(Live { configuration, generation: 1, directories });
+        let scanners =
+            Scanners::open(&configuration.scanners, &Scanners::default(), open_scanner.as_ref());
+        let live =
+            ArcSwap::from_pointee(Live { configuration, generation: 1, directories, scanners });
         Self {
             store,
             clock,
             live,
             outside,
+            open_scanner,
             log,
             ids: Ids::default(),
             started_ms,
@@ -184,8 +209,10 @@ impl Hub {
             self.outside.as_ref(),
             (&self.store, &self.clock),
         );
+        let open = self.open_scanner.as_ref();
+        let scanners = Scanners::open(&configuration.scanners, &before.scanners, open);
         drop(before);
-        self.live.swap(Arc::new(Live { configuration, generation, directories }))
+        self.live.swap(Arc::new(Live { configuration, generation, directories, scanners }))
     }
 
     /// The store.
@@ -249,6 +276,7 @@ impl Hub {
         } else {
             self.keep_account(&facts, &ties, (&decision, now_ms), desk);
         }
+        let unscanned = desk.case.unscanned;
         self.follow_up(bench, &facts, desk).await;
 
         let id = desk.id.take().unwrap_or_else(|| self.ids.next(now_ms));
@@ -257,6 +285,7 @@ impl Hub {
             desk.reply.clear();
         }
         let shadow = desk.case.shadow;
+        let scan = order(&facts, policy, &decision, unscanned);
         self.statistics().count(Counted {
             now_ms,
             policy: &policy.name,
@@ -284,7 +313,7 @@ impl Hub {
         );
         let edits = edits(&facts, policy, &decision, id);
         desk.lower = lower;
-        Judged { decision, reply, id, edits }
+        Judged { decision, reply, id, edits, scan }
     }
 
     /// What is known of the transaction from before.
@@ -497,6 +526,22 @@ impl Hub {
     }
 }
 
+/// How the mail of a recipient is scanned, if it is let through and its policy scans.
+fn order(
+    facts: &Facts<'_>,
+    policy: &Policy,
+    decision: &Decision,
+    spared: Option<Skip>,
+) -> Option<Order> {
+    let is_taken = matches!(decision.verdict.action, Action::Accept | Action::Hold);
+    let scanning = policy.scanning.as_ref().filter(|_| facts.stage == Stage::Rcpt && is_taken)?;
+    (scanning.mode != Mode::Off).then(|| Order {
+        scanning: Arc::clone(scanning),
+        policy: Arc::clone(&policy.name),
+        spared,
+    })
+}
+
 /// What is to be done to a message, if it is the end of one that is let through.
 pub(crate) fn edits(
     facts: &Facts<'_>,
@@ -530,53 +575,4 @@ pub(crate) fn give_back(held: &[Held], effects: &mut Vec<Effect>) {
         let Held { key, at_ms, amount } = *held;
         Effect::GiveBack { key, at_ms, amount }
     }));
-}
-
-/// The hashes that tie requests together.
-#[derive(Clone, Copy, Debug)]
-struct Ties {
-    /// This very request; 0 if it cannot be known again.
-    request: u64,
-    /// The transaction; 0 without one.
-    instance: u64,
-    /// That a recipient of it was let through; 0 without one.
-    transaction: u64,
-    /// The client's connection; 0 if not known.
-    connection: u64,
-    /// The listener that asks.
-    context: u64,
-    /// The message in the queue; 0 before it has an id.
-    queued: u64,
-    /// That mpp has refused this recipient of this connection as nobody; 0 where nobody asks.
-    unknown: u64,
-}
-
-impl Ties {
-    fn of(facts: &Facts<'_>, configuration: &Configuration) -> Self {
-        let ring = configuration.ring;
-        let instance = ring.text(facts.instance);
-        let context = if facts.context.is_empty() { 1 } else { ring.text(facts.context) };
-        let stage = 1 + facts.stage as u64;
-        let place = ring.pair(facts.keys.recipient.max(1), context ^ stage);
-        let connection = if facts.client_port == 0 {
-            0
-        } else {
-            ring.pair(facts.keys.client, 0x10_0000 + u64::from(facts.client_port))
-        };
-        let transaction = ring.pair(instance, 0x20_0000);
-        let queue_id = facts.queue_id;
-        let queued = queue_tie(ring, queue_id);
-        let request = ring.pair(instance, place);
-        let unknown = if configuration.listen.milter_rejected && connection != 0 {
-            ring.pair(ring.pair(connection, facts.keys.recipient), 0x80_0000)
-        } else {
-            0
-        };
-        Self { request, instance, transaction, connection, context, queued, unknown }
-    }
-}
-
-/// What ties those together who see a message by its queue id; 0 without one.
-pub(crate) fn queue_tie(ring: Keyring, queue_id: &str) -> u64 {
-    if queue_id.is_empty() { 0 } else { ring.pair(ring.text(queue_id), 0x40_0000) }
 }

@@ -15,21 +15,25 @@ pub mod id;
 mod line;
 pub mod log;
 mod passing;
+pub mod quarantine;
 mod resolve;
 mod room;
+pub mod scanner;
 pub mod session;
 mod settle;
 mod sketch;
+pub mod spool;
 mod station;
 pub mod statistics;
 pub mod store;
+mod ties;
 pub mod tls;
 pub mod trace;
 mod verification;
 
 pub use directories::{Open, Outside};
 pub use dry::Dry;
-pub use hub::{Asked, Desk, Hub, Judged, Live, Observed, Parts};
+pub use hub::{Asked, Desk, Hub, Judged, Live, Observed, Order, Parts};
 
 /// Says something to the operator: one line on standard error, where the service manager logs it.
 pub fn say(text: &str) {

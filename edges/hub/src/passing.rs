@@ -1,7 +1,7 @@
 //! What only doors that pass mail on need: refusals of their own, and what became of a recipient or
 //! a message at the next hop.
 
-use mpp_engine::decide::Decision;
+use mpp_engine::decide::{Decision, Remark};
 use mpp_engine::edits::Edits;
 use mpp_engine::verdict::Verdict;
 
@@ -20,12 +20,24 @@ impl Hub {
         (check, verdict): (&'static str, Verdict),
         desk: &mut Desk,
     ) -> Judged {
+        self.conclude(asked, (check, verdict), Vec::new(), desk)
+    }
+
+    /// The same of whatever was concluded, with what is to be said of it to people.
+    pub fn conclude(
+        &self,
+        asked: &Asked<'_>,
+        (check, verdict): (&'static str, Verdict),
+        remarks: Vec<Remark>,
+        desk: &mut Desk,
+    ) -> Judged {
         let live = self.live();
         let now_ms = self.now_ms();
         let mut lower = std::mem::take(&mut desk.lower);
         let facts = facts(&live.configuration, asked, &mut lower, &mut desk.scratch);
         let policy = live.configuration.policies.default_policy();
         desk.case.clear();
+        desk.case.remarks = remarks;
         let decision = Decision { verdict, check };
         let id = self.new_id(now_ms);
         let reply = write_reply(&decision.verdict, id, desk);
@@ -55,7 +67,7 @@ impl Hub {
             id,
         );
         desk.lower = lower;
-        Judged { decision, reply, edits: None, id }
+        Judged { decision, reply, edits: None, id, scan: None }
     }
 
     /// What is to be done to a message whose text begins, for a door that has passed it on by the time
@@ -96,7 +108,7 @@ impl Hub {
     /// what was counted here.
     pub fn queued(&self, queue_id: &str) {
         let ring = self.live().configuration.ring;
-        let tie = crate::hub::queue_tie(ring, queue_id);
+        let tie = crate::ties::queue_tie(ring, queue_id);
         self.transactions().answered(tie, true, self.now_ms());
     }
 }

@@ -350,7 +350,7 @@ impl Row {
 }
 
 /// What doors refuse by themselves.
-const REFUSALS: [&str; 2] = ["relay", "connections"];
+const REFUSALS: [&str; 3] = ["relay", "connections", "scan"];
 
 /// The check of that name, as the engine spells it.
 fn check_name(name: &str) -> &'static str {

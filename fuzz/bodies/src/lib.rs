@@ -297,3 +297,18 @@ pub fn address(bytes: &[u8]) {
     let again = ring.keys(&parties, &mut scratch);
     assert_eq!(format!("{keys:?}"), format!("{again:?}"), "the same address, another key");
 }
+
+/// What spamd may say: a score that is a number and text that can be shown, or nothing.
+pub fn spamd(bytes: &[u8]) {
+    if let Ok(read) = mpp_wire::spamd::response(bytes) {
+        assert!(read.score.is_finite() && read.required.is_finite());
+        assert!(read.tests.len() <= 1000 && !read.tests.chars().any(char::is_control));
+    }
+}
+
+/// What clamd may say: a virus has a name that can be shown.
+pub fn clamd(bytes: &[u8]) {
+    if let Ok(mpp_wire::clamd::Found::Virus(name)) = mpp_wire::clamd::response(bytes) {
+        assert!(!name.is_empty() && !name.chars().any(char::is_control));
+    }
+}

@@ -145,3 +145,13 @@ fn smtp_server() {
 fn proxy_protocol() {
     run("proxy_protocol", mpp_fuzz_bodies::proxy_protocol);
 }
+
+#[test]
+fn spamd() {
+    run("spamd", mpp_fuzz_bodies::spamd);
+}
+
+#[test]
+fn clamd() {
+    run("clamd", mpp_fuzz_bodies::clamd);
+}

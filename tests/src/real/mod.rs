@@ -19,6 +19,7 @@ pub mod postgres;
 pub mod process;
 pub mod raw_smtp;
 pub mod samba;
+pub mod scanners;
 pub mod schemas;
 pub mod sendmail;
 pub mod slapd;

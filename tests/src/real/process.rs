@@ -35,6 +35,11 @@ impl Process {
         signal("CONT", &self.id());
     }
 
+    /// The process id, while it runs.
+    pub fn try_id(&self) -> Option<String> {
+        self.0.as_ref().map(|child| child.id().to_string())
+    }
+
     fn id(&self) -> String {
         self.0.as_ref().map(|child| child.id().to_string()).expect("a server that runs")
     }

@@ -66,6 +66,11 @@ impl Check {
                 failures += usize::from(row.get("works") != Some(&Value::Bool(true)));
                 push_examined(row, &mut out);
             }
+            let examined = hub.examine_scanners().await;
+            for row in examined.as_array().into_iter().flatten() {
+                failures += usize::from(row.get("works") != Some(&Value::Bool(true)));
+                push_examined(row, &mut out);
+            }
             for sample in &self.sample {
                 match hub.probe_recipient(sample).await {
                     Ok(said) => {
@@ -86,7 +91,7 @@ impl Check {
             }
         });
         if out.is_empty() {
-            out.push_str("no directories are configured");
+            out.push_str("no directories and no scanners are configured");
         }
         print::out(&out);
         match failures {
@@ -136,11 +141,12 @@ const ROUTED: [&str; 4] = [
 fn push_examined(row: &Value, out: &mut String) {
     let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default();
     let works = row.get("works") == Some(&Value::Bool(true));
+    let what = if row.get("scanner").is_some() { "scanner" } else { "directory" };
     // Writing to a string cannot fail.
     let _ = writeln!(
         out,
-        "directory {} ({})  {}  {}: {}, {} ms",
-        text("directory"),
+        "{what} {} ({})  {}  {}: {}, {} ms",
+        text(what),
         text("kind"),
         text("server"),
         if works { "works" } else { "DOES NOT WORK" },

@@ -86,9 +86,12 @@ fn walk(trace: &str, stage: &str, decided: &str) -> Vec<String> {
         let head = if lines.is_empty() { "checks" } else { "" };
         lines.push(format!("{head:14} {:10} {words}", kind.name));
     }
-    let observed = said("observed");
-    if !observed.is_empty() {
-        lines.push(format!("{:14} {:10} {observed}", "", "observed"));
+    // No checks, but they have their say.
+    for other in ["observed", "scan"] {
+        let words = said(other);
+        if !words.is_empty() {
+            lines.push(format!("{:14} {other:10} {words}", ""));
+        }
     }
     lines
 }

@@ -71,6 +71,7 @@ impl Replay {
             log,
             statistics: Statistics::default(),
             outside: Some(wiring::outside()?),
+            scanners: None,
         };
         let hub = Arc::new(Hub::new(parts, loaded.configuration));
         let door = Door { hub: Arc::clone(&hub), virtual_clock: Some(clock) };

@@ -17,6 +17,7 @@ use mpp_doors::{milter, proxy};
 use mpp_engine::facts::Stage;
 use mpp_hub::Hub;
 use mpp_hub::clock::RealClock;
+use mpp_hub::spool::Spool;
 use mpp_hub::store::{Health, Store as _};
 use mpp_stores::embedded;
 use tokio::signal::unix::{SignalKind, signal};
@@ -84,6 +85,7 @@ impl Serve {
             milter: bind(&loaded.configuration.listen.milter)?,
             stages: loaded.configuration.listen.milter_stages.clone().into(),
             proxies: bind_proxies(&loaded.configuration.proxies)?,
+            spool: Spool::new(&state.join("spool"), &loaded.configuration.spool),
         };
         let admin = place::admin_socket(&loaded.configuration.listen.admin, &state);
         let node = Node::new(loaded, &state, config, (store, &doors))?;
@@ -110,6 +112,8 @@ fn bind_proxies(proxies: &[Arc<Proxy>]) -> Result<Vec<(Listener, Arc<Gate>)>, Fa
 /// The sockets of all doors.
 struct Doors {
     proxies: Vec<(Listener, Arc<Gate>)>,
+    /// Where their messages wait.
+    spool: Arc<Spool>,
     policy: Vec<Listener>,
     milter: Vec<Listener>,
     /// The stages at which the milter asks.
@@ -136,7 +140,8 @@ impl Doors {
         let (policy, milter) = (copy(&self.policy)?, copy(&self.milter)?);
         let proxies = self.proxies.iter().map(|(it, gate)| Ok((it.copy()?, Arc::clone(gate))));
         let proxies = proxies.collect::<io::Result<Vec<_>>>()?;
-        Ok(Self { policy, milter, stages: Arc::clone(&self.stages), proxies })
+        let (stages, spool) = (Arc::clone(&self.stages), Arc::clone(&self.spool));
+        Ok(Self { proxies, spool, policy, milter, stages })
     }
 }
 
@@ -335,7 +340,8 @@ fn work(
             let pool = Arc::new(Pool::default());
             tokio::spawn(Arc::clone(&pool).sweep(Arc::clone(&gate)));
             let (hub, stopping) = (Arc::clone(hub), stopping.clone());
-            let door = proxy::Door { hub, gate, pool, stopping };
+            let (spool, quarantine) = (Arc::clone(&doors.spool), None);
+            let door = proxy::Door { hub, gate, pool, spool, quarantine, stopping };
             take(listener, proxy_places, move |io, peer| door.clone().serve(io, peer));
         }
         std::future::pending::<()>().await;

@@ -57,7 +57,7 @@ fn what_was_answered_250_is_there_wherever_either_side_dies() {
         }
     }
     assert!(promised.len() > 10, "{}", promised.len());
-    for round in 0..120_u64 {
+    for round in 0..200_u64 {
         let sender = {
             let listen = listen.clone();
             std::thread::spawn(move || {

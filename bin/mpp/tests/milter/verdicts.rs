@@ -9,7 +9,7 @@ use mpp_tests::real::daemon::Daemon;
 use mpp_tests::real::mail_host::MailHost;
 use mpp_tests::real::postfix::Postfix;
 use mpp_tests::real::sendmail::Sendmail;
-use mpp_tests::real::smtp::{Reply, Smtp, Who};
+use mpp_tests::real::smtp::{Reply, Smtp, Who, attempt as attempt_at};
 use mpp_tests::real::{address, until};
 
 use crate::MPP;
@@ -93,11 +93,11 @@ then = "hold"
 "#;
 
 /// The same transactions; what each was answered.
-fn play(host: &MailHost) -> Vec<String> {
+fn play(server: &str, has_accounts: bool) -> Vec<String> {
     let good = Who::at("198.51.100.7").named("mx.good.example");
     let mut said = Vec::new();
     let mut attempt = |who: Who<'_>, sender: &str, recipient: &str| {
-        said.push(bare(&host.attempt(who, sender, recipient)));
+        said.push(bare(&attempt_at(server, who, sender, recipient)));
     };
     attempt(good, "a@good.example", "bob@test.example");
     attempt(good, "a@good.example", "nobody@test.example");
@@ -110,13 +110,11 @@ fn play(host: &MailHost) -> Vec<String> {
     attempt(Who::at("203.0.113.30"), "a@x.example", "held@test.example");
     // An account: three recipients an hour. What is refused uses nothing up.
     let account = Who::at("203.0.113.9").as_user("fred");
-    attempt(account, "fred@test.example", "bob@test.example");
-    attempt(account, "fred@test.example", "nobody@test.example");
-    attempt(account, "fred@test.example", "bob@test.example");
-    attempt(account, "fred@test.example", "eve@test.example");
-    attempt(account, "fred@test.example", "bob@test.example");
+    for recipient in ["bob", "nobody", "bob", "eve", "bob"].iter().filter(|_| has_accounts) {
+        attempt(account, "fred@test.example", &format!("{recipient}@test.example"));
+    }
     // Recipients of one message each get their answer, and the message goes to those who are left.
-    let mut smtp = Smtp::connect_as(host.postfix.address(), good);
+    let mut smtp = Smtp::connect_as(server, good);
     said.push(bare(&smtp.mail("a@good.example")));
     for recipient in ["bob@test.example", "nobody@test.example", "eve@test.example"] {
         said.push(bare(&smtp.rcpt(recipient)));
@@ -134,12 +132,13 @@ fn play(host: &MailHost) -> Vec<String> {
 
 #[test]
 fn every_door_gives_the_same_verdicts() {
-    let through_policy = play(&host(Door::Policy, POLICY));
+    let by_policy = host(Door::Policy, POLICY);
+    let through_policy = play(by_policy.postfix.address(), true);
     assert_eq!(through_policy[0], "250");
     assert_eq!(through_policy[1], "550 5.1.1 User unknown");
     for door in [Door::Milter, Door::MilterOverUnix] {
         let host = host(door, POLICY);
-        assert_eq!(play(&host), through_policy, "{door:?}");
+        assert_eq!(play(host.postfix.address(), true), through_policy, "{door:?}");
         // What is held lies in Postfix's own hold queue, and nothing else does.
         until("the held message", || {
             let held =
@@ -152,6 +151,31 @@ fn every_door_gives_the_same_verdicts() {
         let told = host.mpp.tell(&["explain", explained.id()]);
         assert!(told.contains("greylist") && told.contains("milter"), "{told}");
     }
+}
+
+#[test]
+fn and_so_does_a_proxy_in_both_uses() {
+    let through_policy =
+        |has_accounts| play(host(Door::Policy, POLICY).postfix.address(), has_accounts);
+    let back = Postfix::start(&address(), "");
+    // XFORWARD says nothing of accounts: Postfix keeps them to itself before a filter.
+    let at = address();
+    let filter = format!(
+        "[proxy.filter]\nlisten = [\"{at}:10025\"]\nnext_hop = [\"{}\"]\n{POLICY}",
+        back.address()
+    );
+    let _mpp = Daemon::start(MPP, &at, &filter);
+    let front = Postfix::start(&at, &format!("smtpd_proxy_filter = {at}:10025\n"));
+    assert_eq!(play(front.address(), false), through_policy(false), "filter");
+    let at = address();
+    let gateway = format!(
+        "[proxy.mx]\nuse = \"gateway\"\nlisten = [\"{at}:10025\"]\nnext_hop = [\"{}\"]\n\
+         domains = [\"test.example\"]\nxclient = [\"127.0.0.0/8\"]\nresolve = false\n\
+         stages = [\"RCPT\", \"END-OF-MESSAGE\"]\n{POLICY}",
+        back.address()
+    );
+    let _mpp = Daemon::start(MPP, &at, &gateway);
+    assert_eq!(play(&format!("{at}:10025"), true), through_policy(true), "gateway");
 }
 
 #[test]

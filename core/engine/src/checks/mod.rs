@@ -20,6 +20,7 @@ pub mod block;
 pub mod early_talker;
 pub mod greylist;
 pub mod recipient;
+pub(crate) mod scanning;
 pub mod threshold;
 pub mod trap;
 
@@ -66,6 +67,8 @@ pub struct Context<'a> {
     pub policy: &'a str,
     /// The recipients of the configuration.
     pub recipients: &'a Arc<Recipients>,
+    /// The names of the scanners that there are.
+    pub scanners: &'a [Arc<str>],
 }
 
 /// Whether a check acts.

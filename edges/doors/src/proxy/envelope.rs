@@ -14,6 +14,7 @@ use super::client::Client;
 use super::gate::Tally;
 use super::offers::Offers;
 use super::reply::{self, NO_HOP};
+use super::scan::Named;
 use super::session::{Next, Session, asked};
 use super::transaction::{Parameters, Said, Transaction, knows_parameters};
 
@@ -216,6 +217,8 @@ impl Session {
         let is_taken = matches!(&said, Some(Said::Reply(reply)) if reply.is_positive());
         if is_taken {
             message.recipients += 1;
+            let (order, is_held) = std::mem::take(&mut self.order);
+            message.named.push(Named { path, parameters, order, is_held });
         } else {
             self.door.hub.take_back(&message.instance, &mut self.desk);
         }

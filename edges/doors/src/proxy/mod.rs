@@ -8,6 +8,7 @@
 
 mod attributes;
 mod client;
+mod deliver;
 mod envelope;
 mod gate;
 mod greeting;
@@ -17,6 +18,8 @@ mod next_hop;
 mod offers;
 mod pool;
 mod reply;
+mod rewrite;
+mod scan;
 mod session;
 mod text;
 mod trace_header;
@@ -26,6 +29,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mpp_hub::Hub;
+use mpp_hub::quarantine::Quarantine;
+use mpp_hub::spool::Spool;
 use tokio::sync::watch;
 
 pub use gate::{Change, Gate, Tally};
@@ -34,7 +39,7 @@ pub use pool::Pool;
 use crate::listen::Connection;
 
 /// What a listener of this door knows.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Door {
     /// Where questions go.
     pub hub: Arc<Hub>,
@@ -42,8 +47,18 @@ pub struct Door {
     pub gate: Arc<Gate>,
     /// Connections to next hops that nobody uses now; those of this thread.
     pub pool: Arc<Pool>,
+    /// Where messages wait that are looked into.
+    pub spool: Arc<Spool>,
+    /// Where messages are held, if they can be.
+    pub quarantine: Option<Arc<dyn Quarantine>>,
     /// Whether the daemon is about to stop: messages under way are finished, and no more begun.
     pub stopping: watch::Receiver<bool>,
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Door").field("gate", &self.gate).finish_non_exhaustive()
+    }
 }
 
 impl Door {

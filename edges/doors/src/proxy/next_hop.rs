@@ -28,8 +28,8 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(30);
 /// A next hop that takes nothing for so long is dead.
 const WRITE_TIMEOUT: Duration = Duration::from_mins(3);
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
 
 /// A connection to a next hop that has been greeted.
 pub(crate) struct NextHop {

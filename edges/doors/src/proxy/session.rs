@@ -12,7 +12,7 @@ use mpp_engine::facts::Stage;
 use mpp_engine::verdict::Action;
 use mpp_hub::session::Session as Ended;
 use mpp_hub::trace::Speaker;
-use mpp_hub::{Asked, Desk};
+use mpp_hub::{Asked, Desk, Order};
 use mpp_wire::smtp_server::{Command, Decoder};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -79,6 +79,8 @@ pub(crate) struct Session {
     pub(crate) is_encrypted: bool,
     pub(crate) client: Client,
     pub(crate) transaction: Option<Box<Transaction>>,
+    /// How the recipient's mail is scanned that was judged last, and whether it is held.
+    pub(crate) order: (Option<Order>, bool),
     pub(crate) decoder: Decoder,
     pub(crate) desk: Box<Desk>,
     pub(crate) out: String,
@@ -133,6 +135,7 @@ impl Session {
             is_encrypted: false,
             client,
             transaction: None,
+            order: (None, false),
             decoder: Decoder::default(),
             desk: Box::default(),
             out: String::new(),
@@ -156,6 +159,8 @@ impl Session {
             }
             match self.command(said).await {
                 Ok(Next::GoOn) => {}
+                // Who takes leave waits for nothing more.
+                Ok(Next::Close) if self.end == "quit" => return Ok(()),
                 Ok(Next::Close) => return self.bye("").await,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     Tally::more(&self.tally().too_slow);
@@ -279,13 +284,14 @@ impl Session {
             self.client.settle().await;
         }
         let nothing = Transaction::default();
-        let Self { door, client, transaction, desk, .. } = self;
+        let Self { door, client, transaction, desk, order, .. } = self;
         let message = transaction.as_deref().unwrap_or(&nothing);
         let asked = asked(client, message, stage, self.is_early)?;
         let judged = door.hub.judge(&asked, desk).await;
         if let Some(transaction) = transaction.as_deref_mut() {
             transaction.is_discarded |= judged.decision.verdict.action == Action::Discard;
         }
+        *order = (judged.scan, judged.decision.verdict.action == Action::Hold);
         let reply = judged.reply?;
         // Before the greeting "not now" is spelled so (RFC 5321 section 4.2.3).
         let is_first = stage == Stage::Connect && reply.code < 500;

@@ -17,6 +17,9 @@ use super::trace_header::{RECEIVED_MAX, received};
 /// A text that does not end its lines as it must; nothing behind it can be trusted.
 const BARE_LINE_END: &str = "554 5.6.0 A line does not end with CRLF\r\n";
 
+/// When there is no room for a message that has to wait.
+const SPOOL_FULL: &str = "452 4.3.1 No room for messages now\r\n";
+
 impl Session {
     pub(super) async fn data(&mut self) -> io::Result<Next> {
         if let Err(reply) = self.begin_text().await {
@@ -139,6 +142,9 @@ impl Session {
             message.hop = None;
             return Ok(());
         }
+        if message.is_spooled() {
+            return self.begin_spool();
+        }
         if let Err(trouble) = self.edit().await {
             crate::warn(&format!("proxy {}: the next hop: {trouble}", self.setup.proxy.name));
             self.reset();
@@ -170,6 +176,20 @@ impl Session {
         }
     }
 
+    /// Has the message wait in the spool, with its header before it.
+    fn begin_spool(&mut self) -> Result<(), String> {
+        let Some(message) = &mut self.transaction else { return Err(NO_HOP.into()) };
+        let mut spool = self.door.spool.begin();
+        let header = std::mem::take(&mut message.header);
+        if let Err(trouble) = spool.write(header.as_bytes()) {
+            crate::warn(&format!("spool: {trouble}"));
+            self.reset();
+            return Err(SPOOL_FULL.into());
+        }
+        message.spool = Some(spool);
+        Ok(())
+    }
+
     /// Learns what is to be done to the message, and does what concerns its recipients.
     async fn edit(&mut self) -> io::Result<()> {
         let Self { door, setup, client, transaction, desk, .. } = self;
@@ -184,13 +204,29 @@ impl Session {
     /// client speaks on.
     async fn pass_on(&mut self, text: &mut Vec<u8>) {
         self.look_at(text);
+        self.put_in_spool(text);
         if let Some(message) = &mut self.transaction
+            && message.spool.is_none()
+            && message.is_text
             && let Some(hop) = &mut message.hop
             && !text.is_empty()
             && hop.write(text).await.is_err()
         {
             message.hop = None;
             message.fault = Some(NO_HOP);
+        }
+        text.clear();
+    }
+
+    /// Puts text where it waits, if it is looked into.
+    fn put_in_spool(&mut self, text: &mut Vec<u8>) {
+        let Some(message) = &mut self.transaction else { return };
+        let Some(spool) = &mut message.spool else { return };
+        message.unstuffing.pass(text);
+        if let Err(trouble) = spool.write(text) {
+            crate::warn(&format!("spool: {trouble}"));
+            message.spool = None;
+            message.fault = Some(SPOOL_FULL);
         }
         text.clear();
     }
@@ -247,6 +283,16 @@ impl Session {
         if message.is_discarded {
             self.message_is_over();
             return Ok(self.say("250 2.0.0 Ok\r\n"));
+        }
+        if message.spool.is_some() {
+            self.put_in_spool(&mut rest);
+            let is_lost = self.transaction.as_ref().is_none_or(|message| message.spool.is_none());
+            if is_lost {
+                self.reset();
+                self.message_is_over();
+                return Ok(self.say(SPOOL_FULL));
+            }
+            return Box::pin(self.end_of_spooled()).await;
         }
         let header = std::mem::take(&mut message.header);
         rest.splice(..0, header.into_bytes());

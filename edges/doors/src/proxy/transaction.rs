@@ -4,13 +4,16 @@ use std::io;
 
 use mpp_config::proxy::Proxy;
 use mpp_engine::edits::Edits;
+use mpp_hub::spool::Writer;
 use mpp_wire::smtp::Reply;
 
 use super::attributes;
 use super::client::Client;
+use super::deliver::Unstuffing;
 use super::header_filter::HeaderFilter;
 use super::next_hop::NextHop;
 use super::offers::Offers;
+use super::scan::Named;
 use super::trace_header::Watch;
 
 /// The message under way.
@@ -44,6 +47,11 @@ pub(crate) struct Transaction {
     /// What is to be done to it.
     pub(crate) edits: Option<Edits>,
     pub(crate) filter: HeaderFilter,
+    /// The recipients.
+    pub(crate) named: Vec<Named>,
+    /// Where it waits, if it is looked into.
+    pub(crate) spool: Option<Writer>,
+    pub(crate) unstuffing: Unstuffing,
     /// Recipients that the next hop answers for at the end, if they are not those of the client.
     pub(crate) at_hop: Option<u32>,
     pub(crate) watch: Watch,

@@ -1,0 +1,204 @@
+//! A message that lies in the spool goes to the next hop, to those recipients who want it so.
+
+use std::io;
+
+use mpp_engine::edits::Edits;
+use mpp_hub::spool::Spooled;
+use mpp_wire::smtp::Reply;
+
+use super::reply;
+use super::rewrite::{HEAD_BYTES_MAX, Rewrite};
+use super::session::Session;
+use super::transaction::Said;
+
+/// Bytes that are read from the spool, and written, at once.
+const PIECE_BYTES: usize = 32 * 1024;
+
+/// Recipients who get a message in the same way.
+pub(crate) struct Group {
+    /// Path and parameters of each.
+    pub(crate) recipients: Vec<(String, String)>,
+    /// Put before the header; lines with their CRLF.
+    pub(crate) before: String,
+    /// What stands before the subject.
+    pub(crate) mark: String,
+    /// What their policy does to messages.
+    pub(crate) edits: Option<Edits>,
+    /// Whether it goes to somebody else than the client named.
+    pub(crate) is_redirected: bool,
+}
+
+impl Session {
+    /// Delivers to a group. The next hop may know its recipients already.
+    ///
+    /// # Errors
+    /// The next hop is gone, or the spool cannot be read.
+    pub(super) async fn deliver(
+        &mut self,
+        group: &Group,
+        (text, is_as_named): (&Spooled, bool),
+    ) -> io::Result<Reply> {
+        if !is_as_named && let Some(refusal) = self.name_again(group).await? {
+            return Ok(refusal);
+        }
+        let host = self.setup.proxy.name_of_host.clone();
+        let Some(message) = &mut self.transaction else { return Err(gone()) };
+        let Some(hop) = &mut message.hop else { return Err(gone()) };
+        let reply = hop.say("DATA\r\n").await?;
+        if reply.code != 354 {
+            return Ok(reply);
+        }
+        message.is_text = true;
+        let rewrite = Rewrite {
+            before: group.before.clone(),
+            removed: group.edits.as_ref().map(Edits::removed),
+            host: &host,
+            mark: &group.mark,
+        };
+        let head = text.head(HEAD_BYTES_MAX)?;
+        let mut stuffed = Vec::with_capacity(PIECE_BYTES * 2);
+        let mut stuffing = Stuffing::default();
+        stuffing.push(&rewrite.of(&head), &mut stuffed);
+        let mut place = head.len() as u64;
+        drop(head);
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            let length = text.read_at(place, &mut piece)?;
+            if length == 0 {
+                break;
+            }
+            place += length as u64;
+            stuffing.push(piece.get(..length).unwrap_or_default(), &mut stuffed);
+            hop.write(&stuffed).await?;
+            stuffed.clear();
+        }
+        stuffing.end(&mut stuffed);
+        let count = message.at_hop.unwrap_or(message.recipients);
+        let replies = hop.end(&mut stuffed, count).await?;
+        message.is_text = false;
+        message.is_begun = false;
+        reply::of_all(replies).ok_or_else(gone)
+    }
+
+    /// Names sender and recipients of a group to the next hop; returns what it has against one.
+    async fn name_again(&mut self, group: &Group) -> io::Result<Option<Reply>> {
+        let Self { door, setup, client, transaction, .. } = self;
+        let Some(message) = transaction.as_deref_mut() else { return Err(gone()) };
+        if let Some(hop) = &mut message.hop
+            && message.is_begun
+        {
+            hop.say("RSET\r\n").await?;
+        }
+        message.is_begun = false;
+        if message.hop.is_none() {
+            let route = message.route.unwrap_or(0);
+            let opened = door.pool.take(&door.gate, setup, route).await;
+            message.hop = Some(opened.map_err(io::Error::other)?);
+        }
+        let mut named: Vec<(&str, &str)> = Vec::new();
+        match &group.edits {
+            Some(edits) if edits.is_redirected() => {}
+            _ => named.extend(group.recipients.iter().map(|(path, rest)| (&**path, &**rest))),
+        }
+        named.extend(group.edits.iter().flat_map(Edits::recipients).map(|path| (path, "")));
+        let mut count = 0;
+        for (path, parameters) in named {
+            match message.name(&setup.proxy, client, (path, parameters)).await? {
+                Said::Reply(reply) if reply.is_positive() => count += 1,
+                Said::Reply(reply) => return Ok(Some(reply)),
+                Said::Cannot(text) => return Err(io::Error::other(text.trim_end())),
+            }
+        }
+        message.at_hop = Some(count);
+        Ok(None)
+    }
+}
+
+fn gone() -> io::Error {
+    io::ErrorKind::NotConnected.into()
+}
+
+/// Doubles the dots at the beginning of lines (RFC 5321 section 4.5.2).
+#[derive(Debug)]
+pub(crate) struct Stuffing {
+    is_at_start: bool,
+}
+
+impl Default for Stuffing {
+    fn default() -> Self {
+        Self { is_at_start: true }
+    }
+}
+
+impl Stuffing {
+    /// Appends a piece of a message.
+    pub(crate) fn push(&mut self, text: &[u8], out: &mut Vec<u8>) {
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            if self.is_at_start && line.starts_with(b".") {
+                out.push(b'.');
+            }
+            out.extend_from_slice(line);
+            self.is_at_start = line.ends_with(b"\n");
+        }
+    }
+
+    /// Ends the last line, if it has no end.
+    pub(crate) fn end(&mut self, out: &mut Vec<u8>) {
+        if !self.is_at_start {
+            out.extend_from_slice(b"\r\n");
+            self.is_at_start = true;
+        }
+    }
+}
+
+/// Takes the doubled dots out again.
+#[derive(Debug)]
+pub(crate) struct Unstuffing {
+    is_at_start: bool,
+}
+
+impl Default for Unstuffing {
+    fn default() -> Self {
+        Self { is_at_start: true }
+    }
+}
+
+impl Unstuffing {
+    /// Takes them out of a piece.
+    pub(crate) fn pass(&mut self, text: &mut Vec<u8>) {
+        let whole = std::mem::take(text);
+        for line in whole.split_inclusive(|byte| *byte == b'\n') {
+            let kept =
+                if self.is_at_start { line.strip_prefix(b".").unwrap_or(line) } else { line };
+            text.extend_from_slice(kept);
+            self.is_at_start = line.ends_with(b"\n");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_stuffed_is_unstuffed(
+            lines in proptest::collection::vec("[.a]{0,3}\r\n", 0..10),
+            piece in 1_usize..7,
+        ) {
+            let text = lines.concat();
+            let (mut stuffing, mut stuffed) = (Stuffing::default(), Vec::new());
+            text.as_bytes().chunks(piece).for_each(|piece| stuffing.push(piece, &mut stuffed));
+            stuffing.end(&mut stuffed);
+            proptest::prop_assert!(!stuffed.starts_with(b".\r\n"));
+            proptest::prop_assert!(!stuffed.windows(5).any(|five| five == b"\r\n.\r\n"));
+            let (mut unstuffing, mut back) = (Unstuffing::default(), Vec::new());
+            for piece in stuffed.chunks(piece) {
+                let mut piece = piece.to_vec();
+                unstuffing.pass(&mut piece);
+                back.extend(piece);
+            }
+            proptest::prop_assert_eq!(String::from_utf8(back).unwrap(), text);
+        }
+    }
+}

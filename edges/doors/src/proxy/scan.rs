@@ -1,0 +1,410 @@
+//! Messages that are looked into before they are answered: collected in the spool, shown to the
+//! scanners, and then delivered, marked, held or refused as the policy of each recipient says.
+
+use std::fmt::Write as _;
+use std::io;
+use std::sync::Arc;
+
+use mpp_engine::decide::{Remark, Value};
+use mpp_engine::facts::Stage;
+use mpp_engine::scan::{Class, Down, Fate, Plan, Scanned, Scanning};
+use mpp_engine::verdict::{Action, Cause, Verdict};
+use mpp_hub::quarantine::Holding;
+use mpp_hub::scanner::Letter;
+use mpp_hub::spool::Spooled;
+use mpp_hub::{Observed, Order};
+use mpp_wire::smtp::Reply;
+
+use super::deliver::Group;
+use super::gate::Tally;
+use super::reply::{self, NO_HOP};
+use super::session::{Next, Session, asked};
+use super::transaction::Transaction;
+
+/// When something that the policy insists on cannot be done now.
+const NOT_NOW: &str = "451 4.3.0 Cannot be done now\r\n";
+
+/// A recipient that the next hop has taken.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) path: String,
+    pub(crate) parameters: String,
+    /// How his mail is scanned; nothing: it is not.
+    pub(crate) order: Option<Order>,
+    /// Whether it is held whatever scanners say.
+    pub(crate) is_held: bool,
+}
+
+impl Named {
+    /// What his policy wants scanned.
+    fn scanning(&self) -> Option<&Arc<Scanning>> {
+        self.order.as_ref().filter(|order| order.spared.is_none()).map(|order| &order.scanning)
+    }
+}
+
+/// What was found for one of the policies.
+struct Found {
+    scanning: Arc<Scanning>,
+    scanned: Scanned,
+}
+
+impl Transaction {
+    /// Whether the message has to be there whole before it is passed on.
+    pub(crate) fn is_spooled(&self) -> bool {
+        self.named.iter().any(|named| named.is_held || named.scanning().is_some())
+    }
+
+    /// The different policies that scan it.
+    fn scannings(&self) -> Vec<Arc<Scanning>> {
+        let mut all: Vec<Arc<Scanning>> = Vec::new();
+        for scanning in self.named.iter().filter_map(Named::scanning) {
+            if !all.iter().any(|known| Arc::ptr_eq(known, scanning)) {
+                all.push(Arc::clone(scanning));
+            }
+        }
+        all
+    }
+}
+
+impl Session {
+    /// The message lies in the spool: it is judged, and what follows is done before it is answered.
+    pub(super) async fn end_of_spooled(&mut self) -> io::Result<Next> {
+        let text = self.transaction.as_mut().and_then(|message| message.spool.take());
+        let Some(text) = text.map(mpp_hub::spool::Writer::finish) else {
+            return Ok(self.say(NO_HOP));
+        };
+        let found = self.look_into(&text).await;
+        let is_missing =
+            |found: &Found| found.scanned.is_incomplete && found.scanning.down == Down::Defer;
+        if found.iter().any(is_missing) {
+            self.reset();
+            self.message_is_over();
+            return Ok(self.say("451 4.7.1 Cannot be scanned now\r\n"));
+        }
+        let fates = self.fates(&found);
+        let plan = Plan::of(&fates);
+        let worst = worst(&found);
+        if plan.is_rejected {
+            Tally::more(&self.tally().refused);
+            let cause = if worst.class == Class::Virus { Cause::Virus } else { Cause::Content };
+            let refusal = self.conclude(Action::Reject, cause, &worst);
+            self.learn(&found).await;
+            self.reset();
+            self.message_is_over();
+            return Ok(self.refused(&refusal));
+        }
+        if let Err(trouble) = self.hold(&plan, (&worst, &fates), &text).await {
+            crate::warn(&format!("quarantine: {trouble}"));
+            self.reset();
+            self.message_is_over();
+            return Ok(self.say(NOT_NOW));
+        }
+        let next = self.deliver_all(&plan, (&found, &worst), &text).await;
+        if next.is_some() {
+            self.learn(&found).await;
+            let action = match (plan.quarantine.is_empty(), plan == Plan::default()) {
+                (_, true) => Action::Discard,
+                (false, _) => Action::Hold,
+                (true, _) => Action::Accept,
+            };
+            self.conclude(action, Cause::None, &worst);
+        }
+        self.message_is_over();
+        Ok(next.unwrap_or_else(|| self.say("451 4.4.2 The next hop has not answered\r\n")))
+    }
+
+    /// Shows it to the scanners that any of the policies wants.
+    async fn look_into(&self, text: &Arc<Spooled>) -> Vec<Found> {
+        let Some(message) = &self.transaction else { return Vec::new() };
+        let all = message.scannings();
+        let Some(client) = self.client.address.filter(|_| !all.is_empty()) else {
+            return Vec::new();
+        };
+        let letter = Arc::new(Letter {
+            client,
+            client_name: self.client.name.clone(),
+            helo: self.client.helo.clone(),
+            sender: message.sender.clone(),
+            recipients: message.named.iter().map(|named| named.path.clone()).collect(),
+            sasl_user: self.client.login.clone(),
+            queue_id: message.instance.clone(),
+            results: Vec::new(),
+            text: Arc::clone(text),
+        });
+        let live = self.door.hub.live();
+        let wanted: Vec<&Scanning> = all.iter().map(|scanning| &**scanning).collect();
+        let scanned = live.scanners.scan(&wanted, &letter).await;
+        all.into_iter()
+            .zip(scanned)
+            .map(|(scanning, scanned)| Found { scanning, scanned })
+            .collect()
+    }
+
+    /// What is to become of it for each recipient.
+    fn fates(&self, found: &[Found]) -> Vec<Fate> {
+        let named = self.transaction.iter().flat_map(|message| &message.named);
+        let fate = |named: &Named| {
+            if named.is_held {
+                return Fate::Quarantine;
+            }
+            let Some(scanning) = named.scanning() else { return Fate::Deliver };
+            let of = found.iter().find(|found| Arc::ptr_eq(&found.scanning, scanning));
+            of.map_or(Fate::Deliver, |found| scanning.fate(&found.scanned))
+        };
+        named.map(fate).collect()
+    }
+
+    /// What scanners found enters the histories: the next message is judged before DATA.
+    async fn learn(&mut self, found: &[Found]) {
+        let Some(class) = found
+            .iter()
+            .filter(|it| !it.scanned.findings.is_empty())
+            .map(|it| it.scanned.class)
+            .max()
+        else {
+            return;
+        };
+        let Self { door, client, transaction, desk, .. } = self;
+        let Some(message) = transaction.as_deref() else { return };
+        let observed = if class == Class::Clean { Observed::Clean } else { Observed::Spam };
+        if let Some(asked) = asked(client, message, Stage::EndOfMessage, false) {
+            door.hub.observe(&asked, observed, desk).await;
+        }
+    }
+
+    /// Writes down what was concluded; returns the reply if it is a refusal.
+    fn conclude(&mut self, action: Action, cause: Cause, worst: &Scanned) -> String {
+        let Self { door, client, transaction, desk, .. } = self;
+        let nothing = Transaction::default();
+        let message = transaction.as_deref().unwrap_or(&nothing);
+        let Some(asked) = asked(client, message, Stage::EndOfMessage, false) else {
+            return NOT_NOW.into();
+        };
+        let mut remarks =
+            vec![Remark { check: "scan", what: "class", value: Value::Word(worst.class.name()) }];
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "points are shown in hundredths, never below nothing"
+        )]
+        let points = (worst.points.clamp(0.0, 1e6) * 100.0) as u64;
+        remarks.push(Remark { check: "scan", what: "points_x100", value: Value::Number(points) });
+        for finding in &worst.findings {
+            let value = Value::Name(Arc::clone(&finding.scanner));
+            remarks.push(Remark { check: "scan", what: "by", value });
+        }
+        let verdict = Verdict::new(action, cause);
+        let judged = door.hub.conclude(&asked, ("scan", verdict), remarks, desk);
+        let Some(reply) = judged.reply else { return String::new() };
+        format!("{} {} {}\r\n", reply.code, reply.status, desk.reply)
+    }
+
+    /// Holds it for those who are not to get it.
+    async fn hold(
+        &self,
+        plan: &Plan,
+        (worst, fates): (&Scanned, &[Fate]),
+        text: &Spooled,
+    ) -> Result<(), String> {
+        let Some(message) = self.transaction.as_ref().filter(|_| !plan.quarantine.is_empty())
+        else {
+            return Ok(());
+        };
+        let quarantine = self.door.quarantine.as_ref().ok_or("there is none")?;
+        let held = plan.quarantine.iter().filter_map(|number| message.named.get(*number));
+        let is_by_policy = held.clone().all(|named| named.is_held);
+        let tests = worst.findings.iter().map(|finding| &*finding.tests).collect::<Vec<_>>();
+        #[allow(clippy::cast_possible_truncation, reason = "points are small numbers")]
+        let points = (worst.points.clamp(-1e6, 1e6) * 100.0) as i64;
+        debug_assert!(fates.len() == message.named.len(), "a fate for each");
+        let holding = Holding {
+            at_ms: self.door.hub.now_ms(),
+            instance: message.instance.clone(),
+            client: self.client.address,
+            helo: self.client.helo.clone(),
+            sender: message.sender.clone(),
+            recipients: held.clone().map(|named| named.path.clone()).collect(),
+            policy: held
+                .clone()
+                .find_map(|named| named.order.as_ref().map(|order| order.policy.to_string()))
+                .unwrap_or_default(),
+            reason: if is_by_policy { "hold".into() } else { worst.class.name().into() },
+            points,
+            tests: tests.join(" "),
+            route: format!("{}/{}", self.setup.proxy.name, message.route.unwrap_or(0)),
+            header: String::new(),
+        };
+        quarantine.hold(&holding, text).await.map(drop)
+    }
+
+    /// Delivers to all who want it; returns nothing if the next hop has not answered.
+    async fn deliver_all(
+        &mut self,
+        plan: &Plan,
+        (found, worst): (&[Found], &Scanned),
+        text: &Spooled,
+    ) -> Option<Next> {
+        let groups = self.groups(plan, (found, worst)).await;
+        let total: usize = groups.iter().map(|group| group.recipients.len()).sum();
+        let named = self.transaction.as_ref().map_or(0, |message| message.named.len());
+        let mut answers: Vec<Reply> = Vec::new();
+        for group in &groups {
+            let is_as_named = groups.len() == 1
+                && total == named
+                && group.edits.is_none()
+                && !group.is_redirected;
+            match self.deliver(group, (text, is_as_named)).await {
+                Ok(reply) => answers.push(reply),
+                Err(trouble) => {
+                    crate::warn(&format!(
+                        "proxy {}: the next hop: {trouble}",
+                        self.setup.proxy.name
+                    ));
+                    Tally::more(&self.tally().unanswered);
+                    self.take_back();
+                    return None;
+                }
+            }
+        }
+        let Some(answer) = reply::of_all(answers) else {
+            // Nobody gets it, or all who do get it by way of the quarantine.
+            self.put_hop_back();
+            return Some(self.say("250 2.0.0 Ok\r\n"));
+        };
+        if answer.is_positive() {
+            Tally::more(&self.tally().passed_on);
+            self.passed_on += 1;
+            if let Some(id) = reply::queue_id(&answer) {
+                self.door.hub.queued(id);
+            }
+        } else {
+            Tally::more(&self.tally().refused);
+            self.take_back();
+        }
+        if answer.code != 421 {
+            self.put_hop_back();
+        }
+        reply::push(&answer, &mut self.out);
+        Some(self.say(""))
+    }
+
+    fn take_back(&mut self) {
+        let Self { door, transaction, desk, .. } = self;
+        if let Some(message) = transaction.as_deref() {
+            door.hub.take_back(&message.instance, desk);
+        }
+    }
+
+    /// Keeps the connection to the next hop for the next message.
+    fn put_hop_back(&mut self) {
+        let Some(message) = &mut self.transaction else { return };
+        let Some(mut hop) = message.hop.take().filter(|_| !message.is_text) else { return };
+        let (pool, setup) = (Arc::clone(&self.door.pool), Arc::clone(&self.setup));
+        if !message.is_begun {
+            return pool.keep(hop, &setup);
+        }
+        tokio::spawn(async move {
+            if hop.say("RSET\r\n").await.is_ok_and(|reply| reply.is_positive()) {
+                pool.keep(hop, &setup);
+            }
+        });
+    }
+
+    /// Recipients who get it in the same way.
+    async fn groups(&mut self, plan: &Plan, (found, worst): (&[Found], &Scanned)) -> Vec<Group> {
+        let edits = {
+            let Self { door, client, transaction, desk, .. } = &mut *self;
+            let message = transaction.as_deref();
+            match message.and_then(|message| asked(client, message, Stage::EndOfMessage, false)) {
+                Some(asked) => door.hub.editing(&asked, desk).await,
+                None => None,
+            }
+        };
+        let Some(message) = &self.transaction else { return Vec::new() };
+        let mut groups = Vec::new();
+        for (numbers, fate) in [
+            (&plan.deliver, Fate::Deliver),
+            (&plan.tag, Fate::Tag),
+            (&plan.redirect, Fate::Redirect),
+        ] {
+            let of = numbers.iter().filter_map(|number| message.named.get(*number));
+            let Some(first) = of.clone().next() else { continue };
+            let scanning = first.scanning();
+            let mut recipients: Vec<(String, String)> =
+                of.map(|named| (named.path.clone(), named.parameters.clone())).collect();
+            let scanning = scanning.map(|scanning| &**scanning);
+            if let (Fate::Redirect, Some(scanning)) = (fate, scanning) {
+                recipients = vec![(scanning.redirect_to.clone(), String::new())];
+            }
+            let mut before = self.results(worst, fate, !found.is_empty());
+            for (name, value) in edits.iter().flat_map(|edits| &edits.added) {
+                for part in [name.as_str(), ": ", value, "\r\n"] {
+                    before.push_str(part);
+                }
+            }
+            let is_marked = fate != Fate::Deliver;
+            let mark = scanning.filter(|_| is_marked).map(|it| it.subject.clone());
+            let mark = mark.unwrap_or_default();
+            let is_redirected = fate == Fate::Redirect;
+            groups.push(Group { recipients, before, mark, edits: edits.clone(), is_redirected });
+        }
+        groups
+    }
+
+    /// The header fields that say what was found.
+    fn results(&self, worst: &Scanned, fate: Fate, is_scanned: bool) -> String {
+        let mut text = String::new();
+        if let Some(address) = self.client.address {
+            let (result, name) = match &*self.client.name {
+                "" => ("fail", String::new()),
+                name => ("pass", format!(" ({name})")),
+            };
+            let host = &self.setup.proxy.name_of_host;
+            // Writing to a string cannot fail.
+            let _ = write!(
+                text,
+                "Authentication-Results: {host};\r\n\tiprev={result} policy.iprev={address}{name}\r\n"
+            );
+        }
+        if !is_scanned {
+            return text;
+        }
+        if fate != Fate::Deliver {
+            text.push_str("X-Spam-Flag: YES\r\n");
+        }
+        let word = if fate == Fate::Deliver { "No" } else { "Yes" };
+        let tests: Vec<String> = worst
+            .findings
+            .iter()
+            .map(|finding| format!("{}:{}", finding.scanner, finding.tests))
+            .collect();
+        let note = if worst.is_incomplete { " unscanned" } else { "" };
+        let _ = write!(
+            text,
+            "X-Spam-Score: {:.2}\r\nX-Spam-Status: {word}, score={:.2} required=5.00{note}\r\n\ttests=[{}]\r\n",
+            worst.points,
+            worst.points,
+            bounded(&tests.join(" "))
+        );
+        text
+    }
+}
+
+/// What stands for all policies in log and header: the worst that any of them saw.
+fn worst(found: &[Found]) -> Scanned {
+    let mut worst = Scanned::default();
+    for Found { scanned, .. } in found {
+        let is_worse = (scanned.class, scanned.points) > (worst.class, worst.points);
+        if is_worse || worst.findings.is_empty() {
+            let is_incomplete = worst.is_incomplete || scanned.is_incomplete;
+            worst = Scanned { is_incomplete, ..scanned.clone() };
+        }
+    }
+    worst
+}
+
+/// A text of others that may stand in a header.
+fn bounded(text: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_graphic() || letter == ' ';
+    text.chars().take(700).map(|letter| if plain(letter) { letter } else { '?' }).collect()
+}

@@ -1,0 +1,49 @@
+//! The quarantine, in the words of the domain: hold a message for some of its recipients.
+
+use std::net::IpAddr;
+
+use crate::directory::Answering;
+use crate::spool::Spooled;
+
+/// What is known of a message that is held.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// When it came, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Its name in the decision log.
+    pub instance: String,
+    /// The client; none where it is not known.
+    pub client: Option<IpAddr>,
+    /// What the client called itself.
+    pub helo: String,
+    /// The envelope sender; empty is the null sender.
+    pub sender: String,
+    /// The recipients that it is held for.
+    pub recipients: Vec<String>,
+    /// The policy that wants it held.
+    pub policy: String,
+    /// Why: a word such as `spam`, `virus`, `hold`.
+    pub reason: String,
+    /// Points, in hundredths.
+    pub points: i64,
+    /// What scanners said.
+    pub tests: String,
+    /// Where it goes when it is released: the name of the proxy, and the number of its hop.
+    pub route: String,
+    /// Header fields to be put before the text, each line with its CRLF.
+    pub header: String,
+}
+
+/// Keeps messages for people to look at.
+pub trait Quarantine: Send + Sync {
+    /// Takes a message. What it returns is there after a power cut: file and index are written and
+    /// synced.
+    ///
+    /// # Errors
+    /// It cannot be kept now, so it must not be answered with 250.
+    fn hold<'a>(
+        &'a self,
+        holding: &'a Holding,
+        text: &'a Spooled,
+    ) -> Answering<'a, Result<String, String>>;
+}

@@ -1,0 +1,194 @@
+//! A scanner, in the words of the domain: look into a message. What is found is the engine's
+//! business; here is who is asked, and what becomes known of it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use mpp_engine::scan::{Finding, Scanned, Scanning};
+
+use serde_json::{Value, json};
+
+pub use crate::directory::{Answering, Examined};
+use crate::hub::Hub;
+use crate::spool::Spooled;
+
+/// A message as scanners get it.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    /// The client.
+    pub client: IpAddr,
+    /// Its verified name; may be empty.
+    pub client_name: String,
+    /// What it called itself.
+    pub helo: String,
+    /// The envelope sender; empty is the null sender.
+    pub sender: String,
+    /// The recipients that were let through.
+    pub recipients: Vec<String>,
+    /// The account; may be empty.
+    pub sasl_user: String,
+    /// The name of the message in log and queue.
+    pub queue_id: String,
+    /// What mpp knows of it: names and values of header fields, which scanners may use.
+    pub results: Vec<(String, String)>,
+    /// The message.
+    pub text: Arc<Spooled>,
+}
+
+/// Why a scanner has not said anything. Texts are for the operator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// The message is larger than it wants to see.
+    #[error("a message of {0} bytes is too large for it")]
+    TooLarge(u64),
+    /// Too many are waiting.
+    #[error("too many scans are waiting")]
+    Busy,
+    /// No server has answered, or none with anything that can be read.
+    #[error("{0}")]
+    Down(String),
+}
+
+/// A program that looks into messages.
+///
+/// An implementation fails over between its servers, keeps the time and the number of scans that are
+/// configured, and survives that a scan is dropped half-way.
+pub trait Scanner: Send + Sync {
+    /// Looks into a message.
+    ///
+    /// # Errors
+    /// Nothing is known of the message.
+    fn scan<'a>(&'a self, letter: &'a Letter) -> Answering<'a, Result<Finding, Trouble>>;
+
+    /// Connects to every server anew and says what works.
+    fn examine(&self) -> Answering<'_, Vec<Examined>>;
+
+    /// Numbers for status and metrics: scans done, failed, busy, too large; milliseconds in all;
+    /// which servers are down.
+    fn numbers(&self) -> Vec<(&'static str, u64)>;
+}
+
+/// How scanners are opened: wiring says, so that the hub knows none.
+pub type OpenScanner =
+    Arc<dyn Fn(&Arc<mpp_config::scanner::Scanner>) -> Arc<dyn Scanner> + Send + Sync>;
+
+/// The scanners of a configuration, by name.
+#[derive(Clone, Default)]
+pub struct Scanners {
+    all: Vec<(Arc<mpp_config::scanner::Scanner>, Arc<dyn Scanner>)>,
+}
+
+impl std::fmt::Debug for Scanners {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Scanners")
+    }
+}
+
+impl Scanners {
+    /// Those of a configuration; one that has not changed is taken over with its connections.
+    pub fn open(
+        settings: &[Arc<mpp_config::scanner::Scanner>],
+        before: &Self,
+        open: Option<&OpenScanner>,
+    ) -> Self {
+        let Some(open) = open else { return Self::default() };
+        let all = settings.iter().map(|settings| {
+            let same = before.all.iter().find(|(known, _)| known == settings);
+            let scanner = same.map_or_else(|| open(settings), |(_, scanner)| Arc::clone(scanner));
+            (Arc::clone(settings), scanner)
+        });
+        Self { all: all.collect() }
+    }
+
+    /// Each with its settings.
+    pub fn iter(&self) -> impl Iterator<Item = (&mpp_config::scanner::Scanner, &Arc<dyn Scanner>)> {
+        self.all.iter().map(|(settings, scanner)| (&**settings, scanner))
+    }
+
+    /// Has a message looked into as several policies want it, each scanner once: the first ones side
+    /// by side, the others only where those are not sure.
+    pub async fn scan(&self, all: &[&Scanning], letter: &Arc<Letter>) -> Vec<Scanned> {
+        let mut asked = Vec::new();
+        let mut results = Vec::new();
+        for scanning in all {
+            let (findings, is_incomplete) = self.ask(&scanning.with, letter, &mut asked).await;
+            let first = Scanned::of(findings, is_incomplete);
+            if scanning.then.is_empty() || (!scanning.with.is_empty() && scanning.is_sure(&first)) {
+                results.push(first);
+                continue;
+            }
+            let (more, is_more) = self.ask(&scanning.then, letter, &mut asked).await;
+            let findings = first.findings.into_iter().chain(more).collect();
+            results.push(Scanned::of(findings, is_incomplete || is_more));
+        }
+        results
+    }
+
+    /// Asks those of these scanners that were not asked yet, at once.
+    async fn ask(
+        &self,
+        names: &[Arc<str>],
+        letter: &Arc<Letter>,
+        asked: &mut Vec<(Arc<str>, Result<Finding, Trouble>)>,
+    ) -> (Vec<Finding>, bool) {
+        let mut scans = Vec::new();
+        for name in names.iter().filter(|name| !asked.iter().any(|(known, _)| known == *name)) {
+            let known = self.all.iter().find(|(settings, _)| settings.name == *name);
+            let Some((_, scanner)) = known else { continue };
+            let (scanner, letter) = (Arc::clone(scanner), Arc::clone(letter));
+            scans.push((name, tokio::spawn(async move { scanner.scan(&letter).await })));
+        }
+        for (name, scan) in scans {
+            let found = scan.await.unwrap_or_else(|error| Err(Trouble::Down(error.to_string())));
+            if let Err(trouble @ (Trouble::Busy | Trouble::Down(_))) = &found {
+                crate::say(&format!("scanner {name}: {trouble}"));
+            }
+            asked.push((Arc::clone(name), found));
+        }
+        let of = asked.iter().filter(|(name, _)| names.contains(name)).map(|(_, found)| found);
+        let findings = of.clone().filter_map(|found| found.as_ref().ok().cloned()).collect();
+        // That a message is large is a setting, not a fault.
+        let is_fault =
+            |found: &Result<_, _>| matches!(found, Err(Trouble::Busy | Trouble::Down(_)));
+        (findings, of.clone().any(is_fault))
+    }
+}
+
+impl Hub {
+    /// What is counted of each scanner since it was opened.
+    pub fn scanner_numbers(&self) -> Value {
+        let live = self.live();
+        let rows = live.scanners.iter().map(|(settings, scanner)| {
+            let mut row = serde_json::Map::new();
+            row.insert("name".into(), json!(&*settings.name));
+            row.insert("kind".into(), json!(settings.kind.name()));
+            row.extend(scanner.numbers().into_iter().map(|(name, n)| (name.into(), json!(n))));
+            Value::Object(row)
+        });
+        rows.collect()
+    }
+
+    /// Connects to every server of every scanner anew and says what works: rows as
+    /// [`Hub::examine_directories`] has them.
+    pub async fn examine_scanners(&self) -> Value {
+        let live = self.live();
+        let mut rows = Vec::new();
+        for (settings, scanner) in live.scanners.iter() {
+            for Examined { server, result, took_ms } in scanner.examine().await {
+                let (works, text) = match result {
+                    Ok(text) => (true, text),
+                    Err(text) => (false, text),
+                };
+                rows.push(json!({
+                    "scanner": &*settings.name,
+                    "kind": settings.kind.name(),
+                    "server": server,
+                    "works": works,
+                    "result": text,
+                    "took_ms": took_ms,
+                }));
+            }
+        }
+        Value::Array(rows)
+    }
+}
