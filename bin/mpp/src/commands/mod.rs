@@ -9,6 +9,7 @@ mod replay;
 mod serve;
 mod state;
 mod trace;
+mod verdict;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,8 @@ enum Command {
     Recipients(recipients::Recipients),
     /// Show what a client says and is answered, at every door, as it happens
     Trace(trace::Trace),
+    /// Tell what a message was: it counts as if a scanner had found it
+    Verdict(verdict::Verdict),
     /// Take a new configuration, or say why not
     Reload(state::Reload),
     /// Run recorded requests against a configuration, in virtual time
@@ -78,6 +81,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Greylist(command) => command.run(),
         Command::Recipients(command) => command.run(),
         Command::Trace(command) => command.run(),
+        Command::Verdict(command) => command.run(),
         Command::Reload(command) => command.run(),
         Command::Replay(command) => command.run(),
     };

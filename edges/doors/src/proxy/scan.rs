@@ -87,7 +87,7 @@ impl Session {
         if plan.is_rejected {
             Tally::more(&self.tally().refused);
             let cause = if worst.class == Class::Virus { Cause::Virus } else { Cause::Content };
-            let refusal = self.conclude(Action::Reject, cause, &worst);
+            let refusal = self.conclude((Action::Reject, cause), &worst, Fate::Reject);
             self.learn(&found).await;
             self.reset();
             self.message_is_over();
@@ -107,7 +107,8 @@ impl Session {
                 (false, _) => Action::Hold,
                 (true, _) => Action::Accept,
             };
-            self.conclude(action, Cause::None, &worst);
+            let fate = fates.iter().copied().max().unwrap_or_default();
+            self.conclude((action, Cause::None), &worst, fate);
         }
         self.message_is_over();
         Ok(next.unwrap_or_else(|| self.say("451 4.4.2 The next hop has not answered\r\n")))
@@ -142,6 +143,8 @@ impl Session {
 
     /// What is to become of it for each recipient.
     fn fates(&self, found: &[Found]) -> Vec<Fate> {
+        // What was queued already could only be sent back, to a sender who may be forged.
+        let is_queued = !self.client.queue_id.is_empty();
         let named = self.transaction.iter().flat_map(|message| &message.named);
         let fate = |named: &Named| {
             if named.is_held {
@@ -149,7 +152,10 @@ impl Session {
             }
             let Some(scanning) = named.scanning() else { return Fate::Deliver };
             let of = found.iter().find(|found| Arc::ptr_eq(&found.scanning, scanning));
-            of.map_or(Fate::Deliver, |found| scanning.fate(&found.scanned))
+            match of.map_or(Fate::Deliver, |found| scanning.fate(&found.scanned)) {
+                Fate::Reject if is_queued => Fate::Quarantine,
+                fate => fate,
+            }
         };
         named.map(fate).collect()
     }
@@ -173,7 +179,12 @@ impl Session {
     }
 
     /// Writes down what was concluded; returns the reply if it is a refusal.
-    fn conclude(&mut self, action: Action, cause: Cause, worst: &Scanned) -> String {
+    fn conclude(
+        &mut self,
+        (action, cause): (Action, Cause),
+        worst: &Scanned,
+        fate: Fate,
+    ) -> String {
         let Self { door, client, transaction, desk, .. } = self;
         let nothing = Transaction::default();
         let message = transaction.as_deref().unwrap_or(&nothing);
@@ -193,6 +204,8 @@ impl Session {
             let value = Value::Name(Arc::clone(&finding.scanner));
             remarks.push(Remark { check: "scan", what: "by", value });
         }
+        let value = Value::Word(fate.name());
+        remarks.push(Remark { check: "scan", what: "fate", value });
         let verdict = Verdict::new(action, cause);
         let judged = door.hub.conclude(&asked, ("scan", verdict), remarks, desk);
         let Some(reply) = judged.reply else { return String::new() };
