@@ -4,11 +4,12 @@
 use mpp_tests::real::address;
 use mpp_tests::real::daemon::Daemon;
 use mpp_tests::real::postfix::Postfix;
+use mpp_tests::real::raw_smtp::RawSmtp;
 use mpp_tests::real::scanners::{Kind, RealScanner, gtube};
 use mpp_tests::real::smtp::{Smtp, Who};
 use mpp_tests::real::until;
 
-use crate::{CALM, MPP, text};
+use crate::{CALM, MPP, Scene, text};
 
 #[test]
 fn only_what_is_undecided_goes_through_the_filter() {
@@ -77,4 +78,23 @@ fn a_verdict_from_outside_counts() {
         assert!(tell("spam").contains("counted as spam"));
     }
     until("a block", || mpp.tell(&["blocks", "list"]).contains("203.0.113.7").then_some(()));
+}
+
+#[test]
+fn what_another_filter_says_counts_from_its_server_only() {
+    for (networks, wanted) in [("127.0.0.0/8", true), ("192.0.2.0/24", false)] {
+        let rules = "[[policy.default.threshold]]\nname = \"spam\"\nkey = \"client\"\n\
+            count = \"spam\"\nlimit = 1\nper = \"1h\"\nthen = { block = \"1h\" }\n";
+        let settings = format!("verdicts_from = [\"{networks}\"]\n");
+        let scene = Scene::start(&settings, rules);
+        for number in 0..2 {
+            let message = format!("X-Spam-Flag: YES\r\n{}", text(&number.to_string(), "x"));
+            let mut client = scene.client("198.51.100.7");
+            let reply = client.message("a@good.example", "bob@test.example", &message);
+            assert!(reply.starts_with("250"), "{reply}");
+        }
+        let mut raw = RawSmtp::connect(&scene.listen);
+        let reply = raw.become_client("ADDR=198.51.100.7");
+        assert_eq!(reply.starts_with("421 4.7.1"), wanted, "{networks}: {reply}");
+    }
 }

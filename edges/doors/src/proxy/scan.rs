@@ -178,6 +178,20 @@ impl Session {
         }
     }
 
+    /// What another filter has said enters the histories too, if its server's word counts.
+    pub(super) async fn believe(&mut self, is_spam: bool) {
+        let from = &self.setup.proxy.verdicts_from;
+        if !self.peer.is_some_and(|peer| from.iter().any(|network| network.contains(&peer))) {
+            return;
+        }
+        let Self { door, client, transaction, desk, .. } = self;
+        let Some(message) = transaction.as_deref() else { return };
+        let observed = if is_spam { Observed::Spam } else { Observed::Clean };
+        if let Some(asked) = asked(client, message, Stage::EndOfMessage, false) {
+            door.hub.observe(&asked, observed, desk).await;
+        }
+    }
+
     /// Writes down what was concluded; returns the reply if it is a refusal.
     fn conclude(
         &mut self,
