@@ -158,6 +158,9 @@ pub struct Scanning {
     pub subject: String,
     /// Who gets what is redirected.
     pub redirect_to: String,
+    /// Attachments that are taken out: ends of names such as `exe`, and types such as
+    /// `application/x-msdownload`; in lower case.
+    pub strip: Vec<String>,
     /// Where the policy service has Postfix send what is to be scanned (access(5), FILTER); empty:
     /// nowhere.
     pub filter: String,
@@ -236,6 +239,16 @@ impl Scanning {
             table.mistake("redirect_to", "who is to get it? expected an address");
         }
         let filter = read_filter(table);
+        let strip = table.list("strip", &[], |text| {
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"/.+-_".contains(&b);
+            let is_fine = !text.is_empty() && text.bytes().all(plain);
+            let lower = text.trim_start_matches('.').to_ascii_lowercase();
+            if is_fine {
+                Ok(lower)
+            } else {
+                Err("expected the end of a file name, such as \"exe\", or a type".to_owned())
+            }
+        });
         table.finish();
         let is_any = !with.is_empty() || !then.is_empty();
         is_any.then_some(Self {
@@ -251,6 +264,7 @@ impl Scanning {
             virus,
             subject,
             redirect_to,
+            strip,
             filter,
         })
     }

@@ -98,3 +98,52 @@ fn what_another_filter_says_counts_from_its_server_only() {
         assert_eq!(reply.starts_with("421 4.7.1"), wanted, "{networks}: {reply}");
     }
 }
+
+#[test]
+fn drones_never_reach_a_scanner() {
+    let scanner = RealScanner::start(Kind::Spamd);
+    let back = Postfix::start(&address(), "smtpd_authorized_xforward_hosts = 127.0.0.0/8\n");
+    let at = address();
+    let rules = format!(
+        "[proxy.filter]\nlisten = [\"{at}:10025\"]\nnext_hop = [\"{}\"]\npeers = [\"127.0.0.0/8\"]\n\
+         {}[networks]\nlocal = [\"10.0.0.0/8\"]\ntrusted = []\n\
+         [policy.default.greylist]\ndelay = \"1s\"\n\
+         [policy.default.scan]\nwith = [\"spamd\"]\nfilter = \"smtp:[{at}]:10025\"\n",
+        back.address(),
+        scanner.lines()
+    );
+    let mpp = Daemon::start(MPP, &at, &rules);
+    let lines = mpp.tell(&["postfix"]);
+    let front = Postfix::start(&at, &format!("{lines}\nsmtp_send_xforward_command = yes\n"));
+    let attempt = |client: &str, sender: &str, serial: &str| {
+        let mut smtp = Smtp::connect_as(front.address(), Who::at(client));
+        assert_eq!(smtp.mail(sender).code, 250);
+        let reply = smtp.rcpt("bob@test.example");
+        if reply.code != 250 {
+            return reply.code;
+        }
+        smtp.say_expecting("DATA", 354);
+        smtp.say(&format!("{}\r\n.", text(serial, "Regards"))).code
+    };
+    // Nine of ten try once and never again.
+    for number in 0..90 {
+        let client = format!("203.0.{}.{}", 100 + number / 30, 1 + number);
+        assert_eq!(attempt(&client, &format!("x{number}@drone.example"), "drone"), 450);
+    }
+    for number in 0..10 {
+        let (client, sender) =
+            (format!("198.51.100.{}", 7 + number), format!("a{number}@good.example"));
+        let serial = format!("good-{number}");
+        assert_eq!(attempt(&client, &sender, &serial), 450);
+        until("a message that is taken", || {
+            (attempt(&client, &sender, &serial) == 250).then_some(())
+        });
+    }
+    back.wait_for_delivered(10);
+    let status = mpp.json(&["status"]);
+    assert_eq!(status["scanners"][0]["scans"], 10, "of 100 who tried: {status}");
+    let stats = mpp.json(&["stats"]);
+    let funnel = &stats["total"]["funnel"];
+    let at_rcpt = funnel["steps"][3]["stopped"].as_u64().expect("a number");
+    assert!(at_rcpt >= 100, "{funnel}");
+}

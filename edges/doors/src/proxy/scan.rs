@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use mpp_engine::decide::{Remark, Value};
+use mpp_engine::edits::Edits;
 use mpp_engine::facts::Stage;
 use mpp_engine::scan::{Class, Down, Fate, Plan, Scanned, Scanning};
 use mpp_engine::verdict::{Action, Cause, Verdict};
@@ -99,7 +100,7 @@ impl Session {
             self.message_is_over();
             return Ok(self.say(NOT_NOW));
         }
-        let next = self.deliver_all(&plan, (&found, &worst), &text).await;
+        let next = self.deliver_all(&plan, &found, &text).await;
         if next.is_some() {
             self.learn(&found).await;
             let action = match (plan.quarantine.is_empty(), plan == Plan::default()) {
@@ -265,13 +266,8 @@ impl Session {
     }
 
     /// Delivers to all who want it; returns nothing if the next hop has not answered.
-    async fn deliver_all(
-        &mut self,
-        plan: &Plan,
-        (found, worst): (&[Found], &Scanned),
-        text: &Spooled,
-    ) -> Option<Next> {
-        let groups = self.groups(plan, (found, worst)).await;
+    async fn deliver_all(&mut self, plan: &Plan, found: &[Found], text: &Spooled) -> Option<Next> {
+        let groups = self.groups(plan, found).await;
         let total: usize = groups.iter().map(|group| group.recipients.len()).sum();
         let named = self.transaction.as_ref().map_or(0, |message| message.named.len());
         let mut answers: Vec<Reply> = Vec::new();
@@ -338,7 +334,7 @@ impl Session {
     }
 
     /// Recipients who get it in the same way.
-    async fn groups(&mut self, plan: &Plan, (found, worst): (&[Found], &Scanned)) -> Vec<Group> {
+    async fn groups(&mut self, plan: &Plan, found: &[Found]) -> Vec<Group> {
         let edits = {
             let Self { door, client, transaction, desk, .. } = &mut *self;
             let message = transaction.as_deref();
@@ -348,38 +344,65 @@ impl Session {
             }
         };
         let Some(message) = &self.transaction else { return Vec::new() };
-        let mut groups = Vec::new();
+        let mut groups: Vec<(Fate, *const Scanning, Group)> = Vec::new();
         for (numbers, fate) in [
             (&plan.deliver, Fate::Deliver),
             (&plan.tag, Fate::Tag),
             (&plan.redirect, Fate::Redirect),
         ] {
-            let of = numbers.iter().filter_map(|number| message.named.get(*number));
-            let Some(first) = of.clone().next() else { continue };
-            let scanning = first.scanning();
-            let mut recipients: Vec<(String, String)> =
-                of.map(|named| (named.path.clone(), named.parameters.clone())).collect();
-            let scanning = scanning.map(|scanning| &**scanning);
-            if let (Fate::Redirect, Some(scanning)) = (fate, scanning) {
-                recipients = vec![(scanning.redirect_to.clone(), String::new())];
-            }
-            let mut before = self.results(worst, fate, !found.is_empty());
-            for (name, value) in edits.iter().flat_map(|edits| &edits.added) {
-                for part in [name.as_str(), ": ", value, "\r\n"] {
-                    before.push_str(part);
+            for named in numbers.iter().filter_map(|number| message.named.get(*number)) {
+                // Whose policies are the same get it in the same way.
+                let scanning = named.scanning();
+                let policy = scanning.map_or(std::ptr::null(), Arc::as_ptr);
+                let known = groups.iter_mut().find(|(f, p, _)| (*f, *p) == (fate, policy));
+                if let Some((.., group)) = known {
+                    if fate != Fate::Redirect {
+                        group.recipients.push((named.path.clone(), named.parameters.clone()));
+                    }
+                    continue;
                 }
+                let group = self.group((named, fate), found, edits.as_ref());
+                groups.push((fate, policy, group));
             }
-            let is_marked = fate != Fate::Deliver;
-            let mark = scanning.filter(|_| is_marked).map(|it| it.subject.clone());
-            let mark = mark.unwrap_or_default();
-            let is_redirected = fate == Fate::Redirect;
-            groups.push(Group { recipients, before, mark, edits: edits.clone(), is_redirected });
         }
-        groups
+        groups.into_iter().map(|(.., group)| group).collect()
+    }
+
+    /// Those who get it as this recipient does.
+    fn group(
+        &self,
+        (named, fate): (&Named, Fate),
+        found: &[Found],
+        edits: Option<&Edits>,
+    ) -> Group {
+        let scanning = named.scanning();
+        let own = scanning
+            .and_then(|scanning| found.iter().find(|found| Arc::ptr_eq(&found.scanning, scanning)));
+        let mut before = self.results(own.map(|found| &found.scanned), fate);
+        for (name, value) in edits.iter().flat_map(|edits| &edits.added) {
+            for part in [name.as_str(), ": ", value, "\r\n"] {
+                before.push_str(part);
+            }
+        }
+        let recipient = match scanning {
+            Some(scanning) if fate == Fate::Redirect => {
+                (scanning.redirect_to.clone(), String::new())
+            }
+            _ => (named.path.clone(), named.parameters.clone()),
+        };
+        let mark = scanning.filter(|_| fate != Fate::Deliver);
+        Group {
+            recipients: vec![recipient],
+            before,
+            mark: mark.map(|scanning| scanning.subject.clone()).unwrap_or_default(),
+            strip: scanning.map(|scanning| scanning.strip.clone()).unwrap_or_default(),
+            edits: edits.cloned(),
+            is_redirected: fate == Fate::Redirect,
+        }
     }
 
     /// The header fields that say what was found.
-    fn results(&self, worst: &Scanned, fate: Fate, is_scanned: bool) -> String {
+    fn results(&self, scanned: Option<&Scanned>, fate: Fate) -> String {
         let mut text = String::new();
         if let Some(address) = self.client.address {
             let (result, name) = match &*self.client.name {
@@ -393,24 +416,22 @@ impl Session {
                 "Authentication-Results: {host};\r\n\tiprev={result} policy.iprev={address}{name}\r\n"
             );
         }
-        if !is_scanned {
-            return text;
-        }
+        let Some(scanned) = scanned else { return text };
         if fate != Fate::Deliver {
             text.push_str("X-Spam-Flag: YES\r\n");
         }
         let word = if fate == Fate::Deliver { "No" } else { "Yes" };
-        let tests: Vec<String> = worst
+        let tests: Vec<String> = scanned
             .findings
             .iter()
             .map(|finding| format!("{}:{}", finding.scanner, finding.tests))
             .collect();
-        let note = if worst.is_incomplete { " unscanned" } else { "" };
+        let note = if scanned.is_incomplete { " unscanned" } else { "" };
         let _ = write!(
             text,
             "X-Spam-Score: {:.2}\r\nX-Spam-Status: {word}, score={:.2} required=5.00{note}\r\n\ttests=[{}]\r\n",
-            worst.points,
-            worst.points,
+            scanned.points,
+            scanned.points,
             bounded(&tests.join(" "))
         );
         text
