@@ -132,7 +132,7 @@ fn drones_never_reach_a_scanner() {
     }
     for number in 0..10 {
         let (client, sender) =
-            (format!("198.51.100.{}", 7 + number), format!("a{number}@good.example"));
+            (format!("198.51.{}.7", 100 + number), format!("a{number}@good.example"));
         let serial = format!("good-{number}");
         assert_eq!(attempt(&client, &sender, &serial), 450);
         until("a message that is taken", || {
