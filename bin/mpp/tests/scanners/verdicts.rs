@@ -21,7 +21,10 @@ fn spam_is_refused_and_clean_mail_passes_with_what_was_found() {
         scene.hop.settle(&["clean".to_owned()]);
         let heard = scene.heard();
         assert!(heard.contains("| X-Spam-Status: No, score="), "{heard}");
-        assert!(heard.contains("iprev=pass policy.iprev=198.51.100.7 (mx.good.example)"), "{heard}");
+        assert!(
+            heard.contains("iprev=pass policy.iprev=198.51.100.7 (mx.good.example)"),
+            "{heard}"
+        );
         assert!(!heard.contains("Serial: spam"), "nothing of it was said to the next hop: {heard}");
         assert_eq!(scene.number(kind.name(), "scans"), 2);
         let examined = scene.mpp.tell(&["check", "--live"]);
