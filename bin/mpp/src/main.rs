@@ -1,6 +1,7 @@
 //! `mpp`: e-mail defence beside Postfix. This crate wires the floors together and decides nothing.
 
 mod commands;
+mod keeper;
 mod load;
 mod place;
 mod print;

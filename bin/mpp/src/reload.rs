@@ -7,8 +7,10 @@ use mpp_admin::Control;
 use mpp_config::Configuration;
 use mpp_doors::proxy::{Change, Gate};
 use mpp_hub::Hub;
+use mpp_hub::directory::Answering;
 use serde_json::{Value, json};
 
+use crate::keeper::Keeper;
 use crate::load::{self, Lists, Stamp};
 
 /// Reads the configuration again when told to, or when a list file has changed.
@@ -22,6 +24,7 @@ pub(crate) struct Reloader {
     listeners: [Vec<String>; 3],
     gates: Vec<Arc<Gate>>,
     state: PathBuf,
+    keeper: Option<Arc<Keeper>>,
 }
 
 impl Reloader {
@@ -30,10 +33,11 @@ impl Reloader {
         config: Option<&Path>,
         lists: Lists,
         (listeners, gates, state): ([Vec<String>; 3], Vec<Arc<Gate>>, PathBuf),
+        keeper: Option<Arc<Keeper>>,
     ) -> Self {
         let config = config.map(Path::to_owned);
         let (lists, seen) = (Mutex::new(lists), Mutex::default());
-        Self { hub, config, lists, seen, listeners, gates, state }
+        Self { hub, config, lists, seen, listeners, gates, state, keeper }
     }
 
     /// Whether a list file is not as it was read, and nobody writes to it any more: half a list of
@@ -110,6 +114,9 @@ impl Control for Reloader {
         for (gate, change) in changes {
             gate.take(change);
         }
+        if let Some(keeper) = &self.keeper {
+            keeper.configure(&self.hub.live().configuration.quarantine);
+        }
         let mut text =
             format!("configuration {} taken, {policies} policies", self.hub.live().generation);
         if changed_at_start {
@@ -133,5 +140,14 @@ impl Control for Reloader {
 
     fn proxies(&self) -> Value {
         self.gates.iter().map(|gate| tally(gate)).collect()
+    }
+
+    fn quarantine<'a>(&'a self, request: &'a Value) -> Answering<'a, Result<Value, String>> {
+        Box::pin(async move {
+            match &self.keeper {
+                Some(keeper) => keeper.answer(request).await,
+                None => Err("there is no quarantine: no proxy is configured".into()),
+            }
+        })
     }
 }

@@ -74,6 +74,7 @@ pub(crate) async fn answer(
         "ask" => Ok(hub.ask(&asked(request)?).await),
         "greylist-show" => Ok(hub.greylist(&asked(request)?)),
         "greylist-forget" => Ok(json!(hub.forget(&asked(request)?))),
+        name if name.starts_with("quarantine-") => control.quarantine(request).await,
         other => Err(format!("unknown command `{other}`")),
     }
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mpp_hub::Hub;
+use mpp_hub::directory::Answering;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
@@ -34,6 +35,12 @@ pub trait Control: Send + Sync {
 
     /// What is counted of each proxy since the start.
     fn proxies(&self) -> Value;
+
+    /// Answers a request whose command begins with `quarantine-`.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    fn quarantine<'a>(&'a self, request: &'a Value) -> Answering<'a, Result<Value, String>>;
 }
 
 /// Judges a made-up transaction of a request with a hub of one's own.

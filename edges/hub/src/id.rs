@@ -25,6 +25,11 @@ pub struct Ids {
 pub struct Id(u64);
 
 impl Ids {
+    /// Those that come after an id, whatever the clock says.
+    pub fn after(id: Id) -> Self {
+        Self { last: AtomicU64::new(id.0) }
+    }
+
     /// The next id at a time.
     pub fn next(&self, now_ms: u64) -> Id {
         let least = now_ms.saturating_sub(EPOCH_MS) << COUNTER_BITS;
@@ -37,6 +42,21 @@ impl Ids {
 }
 
 impl Id {
+    /// The least id of a time, in milliseconds since 1970.
+    pub fn at(ms: u64) -> Self {
+        Self(ms.saturating_sub(EPOCH_MS) << COUNTER_BITS)
+    }
+
+    /// As a number; ids grow with time.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The id of a number.
+    pub fn of(number: u64) -> Self {
+        Self(number)
+    }
+
     /// Its ten letters.
     pub fn letters(self) -> [u8; 10] {
         let mut text = [b'0'; 10];

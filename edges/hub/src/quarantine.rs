@@ -1,6 +1,7 @@
 //! The quarantine, in the words of the domain: hold a message for some of its recipients.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::directory::Answering;
 use crate::spool::Spooled;
@@ -14,8 +15,12 @@ pub struct Holding {
     pub instance: String,
     /// The client; none where it is not known.
     pub client: Option<IpAddr>,
+    /// Its verified name; may be empty.
+    pub client_name: String,
     /// What the client called itself.
     pub helo: String,
+    /// The account; may be empty.
+    pub sasl_user: String,
     /// The envelope sender; empty is the null sender.
     pub sender: String,
     /// The recipients that it is held for.
@@ -34,16 +39,26 @@ pub struct Holding {
     pub header: String,
 }
 
+/// The field of a message that was released: it is let through everywhere where the same key is.
+pub const RELEASED_FIELD: &str = "X-Mpp-Released";
+
 /// Keeps messages for people to look at.
 pub trait Quarantine: Send + Sync {
-    /// Takes a message. What it returns is there after a power cut: file and index are written and
-    /// synced.
+    /// Takes a message; returns its id. What it returns is there after a power cut: file and index
+    /// are written and synced.
     ///
     /// # Errors
     /// It cannot be kept now, so it must not be answered with 250.
     fn hold<'a>(
         &'a self,
         holding: &'a Holding,
-        text: &'a Spooled,
+        text: &'a Arc<Spooled>,
     ) -> Answering<'a, Result<String, String>>;
+
+    /// Forgets a message that was held a moment ago and then not answered with 250: it comes again.
+    fn withdraw<'a>(&'a self, id: &'a str) -> Answering<'a, ()>;
+
+    /// Whether somebody has released exactly this message: the value of its [`RELEASED_FIELD`], and
+    /// its text.
+    fn is_released<'a>(&'a self, value: &'a [u8], text: &'a Arc<Spooled>) -> Answering<'a, bool>;
 }

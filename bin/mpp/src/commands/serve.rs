@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use mpp_admin::Control as _;
+use mpp_config::Configuration;
 use mpp_config::proxy::Proxy;
 use mpp_doors::listen::{Connection, Listener, Place, Places, bind_unix};
 use mpp_doors::policy::Door;
@@ -17,13 +18,16 @@ use mpp_doors::{milter, proxy};
 use mpp_engine::facts::Stage;
 use mpp_hub::Hub;
 use mpp_hub::clock::RealClock;
+use mpp_hub::quarantine::Quarantine as Hold;
 use mpp_hub::spool::Spool;
 use mpp_hub::store::{Health, Store as _};
+use mpp_quarantine::Quarantine;
 use mpp_stores::embedded;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{Failure, postfix};
+use crate::keeper::Keeper;
 use crate::load::{self, Loaded};
 use crate::reload::Reloader;
 use crate::{place, wiring};
@@ -80,7 +84,9 @@ impl Serve {
         let loaded = load::load(config, store.seed()).map_err(Failure)?;
         let wanted =
             if self.listen.is_empty() { &loaded.configuration.listen.policy } else { &self.listen };
+        let quarantine = open_quarantine(&loaded.configuration, &state)?;
         let doors = Doors {
+            quarantine,
             policy: bind(wanted)?,
             milter: bind(&loaded.configuration.listen.milter)?,
             stages: loaded.configuration.listen.milter_stages.clone().into(),
@@ -109,9 +115,27 @@ fn bind_proxies(proxies: &[Arc<Proxy>]) -> Result<Vec<(Listener, Arc<Gate>)>, Fa
     Ok(bound)
 }
 
+/// Where proxies hold messages; without a proxy nothing sees any.
+fn open_quarantine(
+    configuration: &Configuration,
+    state: &Path,
+) -> Result<Option<Arc<Quarantine>>, Failure> {
+    if configuration.proxies.is_empty() {
+        return Ok(None);
+    }
+    let settings = &configuration.quarantine;
+    let folder = match &*settings.folder {
+        "" => state.join("quarantine"),
+        folder => folder.into(),
+    };
+    let opened = Quarantine::open(&folder, settings, Arc::new(RealClock));
+    opened.map(Some).map_err(|text| Failure(format!("error: {text}")))
+}
+
 /// The sockets of all doors.
 struct Doors {
     proxies: Vec<(Listener, Arc<Gate>)>,
+    quarantine: Option<Arc<Quarantine>>,
     /// Where their messages wait.
     spool: Arc<Spool>,
     policy: Vec<Listener>,
@@ -141,7 +165,7 @@ impl Doors {
         let proxies = self.proxies.iter().map(|(it, gate)| Ok((it.copy()?, Arc::clone(gate))));
         let proxies = proxies.collect::<io::Result<Vec<_>>>()?;
         let (stages, spool) = (Arc::clone(&self.stages), Arc::clone(&self.spool));
-        Ok(Self { proxies, spool, policy, milter, stages })
+        Ok(Self { proxies, quarantine: self.quarantine.clone(), spool, policy, milter, stages })
     }
 }
 
@@ -188,11 +212,16 @@ impl Node {
         if let Some(first) = addresses.first() {
             mpp_hub::say(&format!("for main.cf:\n{}", postfix::short_lines(first)));
         }
+        let keeper = doors.quarantine.as_ref().map(|quarantine| {
+            let (hub, spool) = (Arc::clone(&hub), Arc::clone(&doors.spool));
+            Arc::new(Keeper::new(hub, Arc::clone(quarantine), (doors.gates(), spool)))
+        });
         let reloader = Reloader::new(
             Arc::clone(&hub),
             config,
             lists,
             ([addresses, milters, proxies], doors.gates(), state.to_owned()),
+            keeper,
         );
         Ok(Self {
             hub,
@@ -340,7 +369,8 @@ fn work(
             let pool = Arc::new(Pool::default());
             tokio::spawn(Arc::clone(&pool).sweep(Arc::clone(&gate)));
             let (hub, stopping) = (Arc::clone(hub), stopping.clone());
-            let (spool, quarantine) = (Arc::clone(&doors.spool), None);
+            let spool = Arc::clone(&doors.spool);
+            let quarantine = doors.quarantine.clone().map(|it| it as Arc<dyn Hold>);
             let door = proxy::Door { hub, gate, pool, spool, quarantine, stopping };
             take(listener, proxy_places, move |io, peer| door.clone().serve(io, peer));
         }

@@ -96,6 +96,19 @@ fn next_field(rest: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// The value of the first field of a name.
+pub(crate) fn field<'h>(head: &'h [u8], name: &str) -> Option<&'h [u8]> {
+    let mut rest = head;
+    while let Some(field) = next_field(rest) {
+        rest = rest.get(field.len()..).unwrap_or_default();
+        if name_of(field).eq_ignore_ascii_case(name.as_bytes()) {
+            let end = field.iter().position(|byte| *byte == b':')?;
+            return field.get(end + 1..);
+        }
+    }
+    None
+}
+
 fn name_of(field: &[u8]) -> &[u8] {
     let end = field.iter().position(|byte| *byte == b':');
     end.and_then(|end| field.get(..end)).unwrap_or_default().trim_ascii_end()

@@ -10,7 +10,7 @@ use mpp_engine::edits::Edits;
 use mpp_engine::facts::Stage;
 use mpp_engine::scan::{Class, Down, Fate, Plan, Scanned, Scanning};
 use mpp_engine::verdict::{Action, Cause, Verdict};
-use mpp_hub::quarantine::Holding;
+use mpp_hub::quarantine::{Holding, RELEASED_FIELD};
 use mpp_hub::scanner::Letter;
 use mpp_hub::spool::Spooled;
 use mpp_hub::{Observed, Order};
@@ -19,6 +19,7 @@ use mpp_wire::smtp::Reply;
 use super::deliver::Group;
 use super::gate::Tally;
 use super::reply::{self, NO_HOP};
+use super::rewrite::{HEAD_BYTES_MAX, field};
 use super::session::{Next, Session, asked};
 use super::transaction::Transaction;
 
@@ -74,7 +75,8 @@ impl Session {
         let Some(text) = text.map(mpp_hub::spool::Writer::finish) else {
             return Ok(self.say(NO_HOP));
         };
-        let found = self.look_into(&text).await;
+        let is_released = self.is_released(&text).await;
+        let found = if is_released { Vec::new() } else { self.look_into(&text).await };
         let is_missing =
             |found: &Found| found.scanned.is_incomplete && found.scanning.down == Down::Defer;
         if found.iter().any(is_missing) {
@@ -82,7 +84,10 @@ impl Session {
             self.message_is_over();
             return Ok(self.say("451 4.7.1 Cannot be scanned now\r\n"));
         }
-        let fates = self.fates(&found);
+        let mut fates = self.fates(&found);
+        if is_released {
+            fates.fill(Fate::Deliver);
+        }
         let plan = Plan::of(&fates);
         let worst = worst(&found);
         if plan.is_rejected {
@@ -94,13 +99,22 @@ impl Session {
             self.message_is_over();
             return Ok(self.refused(&refusal));
         }
-        if let Err(trouble) = self.hold(&plan, (&worst, &fates), &text).await {
-            crate::warn(&format!("quarantine: {trouble}"));
-            self.reset();
-            self.message_is_over();
-            return Ok(self.say(NOT_NOW));
-        }
+        let held = match self.hold(&plan, &worst, &text).await {
+            Ok(held) => held,
+            Err(trouble) => {
+                crate::warn(&format!("quarantine: {trouble}"));
+                self.reset();
+                self.message_is_over();
+                return Ok(self.say(NOT_NOW));
+            }
+        };
         let next = self.deliver_all(&plan, &found, &text).await;
+        if let (Some(id), Some(quarantine)) = (&held, &self.door.quarantine)
+            && !matches!(next, Some((_, true)))
+        {
+            // It comes again for all of its recipients.
+            quarantine.withdraw(id).await;
+        }
         if next.is_some() {
             self.learn(&found).await;
             let action = match (plan.quarantine.is_empty(), plan == Plan::default()) {
@@ -112,6 +126,7 @@ impl Session {
             self.conclude((action, Cause::None), &worst, fate);
         }
         self.message_is_over();
+        let next = next.map(|(next, _)| next);
         Ok(next.unwrap_or_else(|| self.say("451 4.4.2 The next hop has not answered\r\n")))
     }
 
@@ -227,16 +242,26 @@ impl Session {
         format!("{} {} {}\r\n", reply.code, reply.status, desk.reply)
     }
 
-    /// Holds it for those who are not to get it.
+    /// Whether somebody has let this message out of the quarantine: nothing holds it twice.
+    async fn is_released(&self, text: &Arc<Spooled>) -> bool {
+        let Some(quarantine) = &self.door.quarantine else { return false };
+        let head = text.head(HEAD_BYTES_MAX).unwrap_or_default();
+        match field(&head, RELEASED_FIELD) {
+            Some(value) => quarantine.is_released(value, text).await,
+            None => false,
+        }
+    }
+
+    /// Holds it for those who are not to get it; returns its name in the quarantine.
     async fn hold(
         &self,
         plan: &Plan,
-        (worst, fates): (&Scanned, &[Fate]),
-        text: &Spooled,
-    ) -> Result<(), String> {
+        worst: &Scanned,
+        text: &Arc<Spooled>,
+    ) -> Result<Option<String>, String> {
         let Some(message) = self.transaction.as_ref().filter(|_| !plan.quarantine.is_empty())
         else {
-            return Ok(());
+            return Ok(None);
         };
         let quarantine = self.door.quarantine.as_ref().ok_or("there is none")?;
         let held = plan.quarantine.iter().filter_map(|number| message.named.get(*number));
@@ -244,12 +269,13 @@ impl Session {
         let tests = worst.findings.iter().map(|finding| &*finding.tests).collect::<Vec<_>>();
         #[allow(clippy::cast_possible_truncation, reason = "points are small numbers")]
         let points = (worst.points.clamp(-1e6, 1e6) * 100.0) as i64;
-        debug_assert!(fates.len() == message.named.len(), "a fate for each");
         let holding = Holding {
             at_ms: self.door.hub.now_ms(),
             instance: message.instance.clone(),
             client: self.client.address,
+            client_name: self.client.name.clone(),
             helo: self.client.helo.clone(),
+            sasl_user: self.client.login.clone(),
             sender: message.sender.clone(),
             recipients: held.clone().map(|named| named.path.clone()).collect(),
             policy: held
@@ -262,11 +288,17 @@ impl Session {
             route: format!("{}/{}", self.setup.proxy.name, message.route.unwrap_or(0)),
             header: String::new(),
         };
-        quarantine.hold(&holding, text).await.map(drop)
+        quarantine.hold(&holding, text).await.map(Some)
     }
 
-    /// Delivers to all who want it; returns nothing if the next hop has not answered.
-    async fn deliver_all(&mut self, plan: &Plan, found: &[Found], text: &Spooled) -> Option<Next> {
+    /// Delivers to all who want it; returns whether it was taken, and nothing if the next hop has not
+    /// answered.
+    async fn deliver_all(
+        &mut self,
+        plan: &Plan,
+        found: &[Found],
+        text: &Spooled,
+    ) -> Option<(Next, bool)> {
         let groups = self.groups(plan, found).await;
         let total: usize = groups.iter().map(|group| group.recipients.len()).sum();
         let named = self.transaction.as_ref().map_or(0, |message| message.named.len());
@@ -292,7 +324,7 @@ impl Session {
         let Some(answer) = reply::of_all(answers) else {
             // Nobody gets it, or all who do get it by way of the quarantine.
             self.put_hop_back();
-            return Some(self.say("250 2.0.0 Ok\r\n"));
+            return Some((self.say("250 2.0.0 Ok\r\n"), true));
         };
         if answer.is_positive() {
             Tally::more(&self.tally().passed_on);
@@ -308,7 +340,7 @@ impl Session {
             self.put_hop_back();
         }
         reply::push(&answer, &mut self.out);
-        Some(self.say(""))
+        Some((self.say(""), answer.is_positive()))
     }
 
     fn take_back(&mut self) {

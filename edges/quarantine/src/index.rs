@@ -1,0 +1,317 @@
+//! The index: what is held, for whom, and what has become of it.
+//!
+//! One connection writes, another one reads. Ids grow with time, so they are the order of all lists, and
+//! rows of one recipient lie side by side.
+
+use std::path::Path;
+
+use mpp_hub::id::Id;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+use tokio::sync::Mutex;
+
+use crate::clean;
+use crate::record::{Message, State, bounded, domain};
+
+/// Its file, and those that SQLite puts beside it.
+const FILES: [&str; 3] = ["index.sqlite", "index.sqlite-wal", "index.sqlite-shm"];
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS message (
+    id INTEGER PRIMARY KEY,
+    at_ms INTEGER NOT NULL,
+    sender TEXT NOT NULL,
+    sender_domain TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    policy TEXT NOT NULL,
+    points INTEGER NOT NULL,
+    tests TEXT NOT NULL,
+    client TEXT NOT NULL,
+    instance TEXT NOT NULL,
+    route TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    disk_bytes INTEGER NOT NULL,
+    waiting INTEGER NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS message_waiting ON message (id) WHERE waiting > 0;
+CREATE INDEX IF NOT EXISTS message_sender ON message (sender, id);
+CREATE INDEX IF NOT EXISTS message_sender_domain ON message (sender_domain, id);
+CREATE INDEX IF NOT EXISTS message_reason ON message (reason, id);
+CREATE TABLE IF NOT EXISTS held (
+    message INTEGER NOT NULL,
+    recipient TEXT NOT NULL,
+    domain TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    changed_ms INTEGER NOT NULL,
+    PRIMARY KEY (message, recipient)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS held_recipient ON held (recipient, message, state);
+CREATE INDEX IF NOT EXISTS held_domain ON held (domain, message, state);
+CREATE INDEX IF NOT EXISTS held_releasing ON held (message) WHERE state = 1;
+CREATE TABLE IF NOT EXISTS room (recipient TEXT PRIMARY KEY, bytes INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS room_bytes ON room (bytes);
+CREATE TABLE IF NOT EXISTS digest (recipient TEXT PRIMARY KEY, message INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(
+    subject, content='', contentless_delete=1,
+    tokenize='unicode61 remove_diacritics 0'
+);
+PRAGMA user_version = 1;
+";
+
+/// In `room`, all messages are together under the name of nobody.
+const ALL: &str = "";
+
+/// The index of a folder.
+pub(crate) struct Index {
+    pub(crate) write: Mutex<SqliteConnection>,
+    pub(crate) read: Mutex<SqliteConnection>,
+}
+
+/// A text for people of what the database has against something.
+pub(crate) fn trouble(error: sqlx::Error) -> String {
+    format!("index: {error}")
+}
+
+/// A number as SQLite has them.
+pub(crate) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+impl Index {
+    /// Opens the index of a folder, and makes it if it is not there. One that is damaged is set aside:
+    /// it is made anew from the files.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub(crate) async fn open(folder: &Path) -> Result<Self, String> {
+        match Self::try_open(folder).await {
+            Err(error) if is_damaged(&error) => {
+                mpp_hub::say(&format!(
+                    "quarantine: the index is damaged ({error}): it is set aside and made anew from \
+                     the messages"
+                ));
+                for name in FILES {
+                    let aside = folder.join(format!("{name}.damaged"));
+                    match std::fs::rename(folder.join(name), aside) {
+                        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                            return Err(error.to_string());
+                        }
+                        _ => {}
+                    }
+                }
+                Self::try_open(folder).await.map_err(trouble)
+            }
+            other => other.map_err(trouble),
+        }
+    }
+
+    async fn try_open(folder: &Path) -> Result<Self, sqlx::Error> {
+        let options = SqliteConnectOptions::new()
+            .filename(folder.join(FILES[0]))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .pragma("temp_store", "memory")
+            .pragma("cache_size", "-16000");
+        let mut write = options.clone().connect().await?;
+        sqlx::raw_sql(SCHEMA).execute(&mut write).await?;
+        let read = options.pragma("query_only", "on").connect().await?;
+        Ok(Self { write: Mutex::new(write), read: Mutex::new(read) })
+    }
+
+    /// Adds a message that is held.
+    ///
+    /// # Errors
+    /// The disk is full, or fails; nothing of it is there then.
+    pub(crate) async fn insert(&self, message: &Message) -> Result<(), String> {
+        let mut write = self.write.lock().await;
+        insert(&mut write, message).await.map_err(trouble)
+    }
+
+    /// Forgets messages altogether.
+    ///
+    /// # Errors
+    /// The disk is full, or fails; they are all there then.
+    pub(crate) async fn remove(&self, ids: &[Id]) -> Result<(), String> {
+        let mut write = self.write.lock().await;
+        remove(&mut write, ids).await.map_err(trouble)
+    }
+
+    /// Numbers for status.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) async fn numbers(&self) -> Result<Vec<(&'static str, u64)>, String> {
+        let mut read = self.read.lock().await;
+        let row = sqlx::query(
+            "SELECT (SELECT count(*) FROM message WHERE waiting > 0), \
+             coalesce((SELECT bytes FROM room WHERE recipient = ''), 0), \
+             (SELECT count(*) FROM held WHERE state = 1)",
+        );
+        let row = row.fetch_one(&mut *read).await.map_err(trouble)?;
+        let of = |at: usize| row.try_get::<i64, _>(at).map(unsigned).map_err(trouble);
+        Ok(vec![("messages", of(0)?), ("disk_bytes", of(1)?), ("releasing", of(2)?)])
+    }
+
+    /// How many bytes there are in all.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) async fn disk_bytes(&self) -> Result<u64, String> {
+        let mut read = self.read.lock().await;
+        let row = sqlx::query("SELECT bytes FROM room WHERE recipient = ''");
+        let row = row.fetch_optional(&mut *read).await.map_err(trouble)?;
+        let bytes = row.map_or(Ok(0), |row| row.try_get::<i64, _>(0)).map_err(trouble)?;
+        Ok(unsigned(bytes))
+    }
+
+    /// Changes what has become of a message for some of its recipients; returns whether nobody waits
+    /// for it any more.
+    ///
+    /// # Errors
+    /// The disk is full, or fails; nothing has changed then.
+    pub(crate) async fn change(
+        &self,
+        id: Id,
+        changes: &[(String, State)],
+        now_ms: u64,
+    ) -> Result<bool, String> {
+        let mut write = self.write.lock().await;
+        change(&mut write, id, (changes, now_ms)).await.map_err(trouble)
+    }
+}
+
+/// Whether it is no database any more, or not a sound one.
+fn is_damaged(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    let code = code.and_then(|code| code.parse::<u32>().ok()).unwrap_or(0);
+    // SQLITE_CORRUPT, SQLITE_NOTADB; the upper bits say more.
+    matches!(code & 0xff, 11 | 26)
+}
+
+async fn insert(write: &mut SqliteConnection, message: &Message) -> Result<(), sqlx::Error> {
+    let Message { id, holding, subject, bytes, disk_bytes } = message;
+    let id = signed(id.number());
+    let mut recipients: Vec<String> =
+        holding.recipients.iter().map(|recipient| recipient.to_lowercase()).collect();
+    recipients.sort();
+    recipients.dedup();
+    let mut all = write.begin().await?;
+    let row = sqlx::query(
+        "INSERT INTO message VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)",
+    );
+    row.bind(id)
+        .bind(signed(holding.at_ms))
+        .bind(bounded(&holding.sender.to_lowercase()))
+        .bind(bounded(&domain(&holding.sender)))
+        .bind(subject)
+        .bind(bounded(&holding.reason))
+        .bind(bounded(&holding.policy))
+        .bind(holding.points)
+        .bind(bounded(&holding.tests))
+        .bind(holding.client.map(|client| client.to_string()).unwrap_or_default())
+        .bind(bounded(&holding.instance))
+        .bind(&holding.route)
+        .bind(signed(*bytes))
+        .bind(signed(*disk_bytes))
+        .bind(signed(recipients.len() as u64))
+        .execute(&mut *all)
+        .await?;
+    for recipient in &recipients {
+        let row = sqlx::query("INSERT INTO held VALUES (?1, ?2, ?3, 0, ?4)");
+        row.bind(id)
+            .bind(recipient)
+            .bind(domain(recipient))
+            .bind(signed(holding.at_ms))
+            .execute(&mut *all)
+            .await?;
+    }
+    for recipient in recipients.iter().map(String::as_str).chain([ALL]) {
+        add_room(&mut all, recipient, signed(*disk_bytes)).await?;
+    }
+    let words: Vec<String> = clean::words(subject).collect();
+    let row = sqlx::query("INSERT INTO words (rowid, subject) VALUES (?1, ?2)");
+    row.bind(id).bind(words.join(" ")).execute(&mut *all).await?;
+    all.commit().await
+}
+
+/// Counts what a recipient has here, or all together.
+async fn add_room(
+    write: &mut SqliteConnection,
+    recipient: &str,
+    bytes: i64,
+) -> Result<(), sqlx::Error> {
+    let row = sqlx::query(
+        "INSERT INTO room VALUES (?1, ?2) \
+         ON CONFLICT (recipient) DO UPDATE SET bytes = bytes + excluded.bytes",
+    );
+    row.bind(recipient).bind(bytes).execute(&mut *write).await?;
+    if bytes < 0 {
+        let none = sqlx::query("DELETE FROM room WHERE recipient = ?1 AND bytes <= 0");
+        none.bind(recipient).execute(&mut *write).await?;
+    }
+    Ok(())
+}
+
+async fn remove(write: &mut SqliteConnection, ids: &[Id]) -> Result<(), sqlx::Error> {
+    let mut all = write.begin().await?;
+    for id in ids {
+        let id = signed(id.number());
+        let row = sqlx::query("SELECT disk_bytes, waiting FROM message WHERE id = ?1");
+        let Some(row) = row.bind(id).fetch_optional(&mut *all).await? else { continue };
+        let (bytes, waiting): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+        if waiting > 0 {
+            let rows = sqlx::query("SELECT recipient FROM held WHERE message = ?1 AND state < 2");
+            for row in rows.bind(id).fetch_all(&mut *all).await? {
+                add_room(&mut all, &row.try_get::<String, _>(0)?, -bytes).await?;
+            }
+            add_room(&mut all, ALL, -bytes).await?;
+        }
+        for statement in [
+            "DELETE FROM held WHERE message = ?1",
+            "DELETE FROM words WHERE rowid = ?1",
+            "DELETE FROM message WHERE id = ?1",
+        ] {
+            sqlx::query(statement).bind(id).execute(&mut *all).await?;
+        }
+    }
+    all.commit().await
+}
+
+async fn change(
+    write: &mut SqliteConnection,
+    id: Id,
+    (changes, now_ms): (&[(String, State)], u64),
+) -> Result<bool, sqlx::Error> {
+    let id = signed(id.number());
+    let mut all = write.begin().await?;
+    let row = sqlx::query("SELECT disk_bytes, waiting FROM message WHERE id = ?1");
+    let row = row.bind(id).fetch_one(&mut *all).await?;
+    let (bytes, mut waiting): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    for (recipient, state) in changes {
+        // From a state in which it waits only; nothing comes back.
+        let row = sqlx::query(
+            "UPDATE held SET state = ?3, changed_ms = ?4 \
+             WHERE message = ?1 AND recipient = ?2 AND state < 2",
+        );
+        let row = row.bind(id).bind(recipient).bind(state.number()).bind(signed(now_ms));
+        let changed = row.execute(&mut *all).await?.rows_affected();
+        if changed > 0 && *state > State::Releasing {
+            waiting -= 1;
+            add_room(&mut all, recipient, -bytes).await?;
+        }
+    }
+    let is_over = waiting <= 0;
+    let row = sqlx::query("UPDATE message SET waiting = ?2 WHERE id = ?1 AND waiting > 0");
+    let was_waiting = row.bind(id).bind(waiting).execute(&mut *all).await?.rows_affected() > 0;
+    if is_over && was_waiting {
+        add_room(&mut all, ALL, -bytes).await?;
+    }
+    all.commit().await?;
+    Ok(is_over)
+}

@@ -1,0 +1,260 @@
+//! Where messages are held for people to look at: a file for each, and an index in SQLite.
+//!
+//! A message is written, synced and renamed before its row is committed, and `hold` returns after
+//! both. What a crash leaves between the two is repaired when the quarantine is opened. Everything that
+//! waits for the disk runs on a thread of its own, so no connection of a door waits for another.
+
+mod clean;
+mod expire;
+mod files;
+mod index;
+mod record;
+mod repair;
+mod seal;
+mod search;
+mod show;
+mod skeleton;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use mpp_config::Quarantine as Settings;
+use mpp_hub::clock::Clock;
+use mpp_hub::directory::Answering;
+use mpp_hub::id::{Id, Ids};
+use mpp_hub::quarantine::{Holding, Quarantine as Hold};
+use mpp_hub::spool::Spooled;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore, oneshot};
+
+pub use expire::Expired;
+pub use record::{Row, State};
+pub use search::{Page, Scope, Search};
+pub use show::{Attachment, Shown};
+
+use crate::files::Files;
+use crate::index::Index;
+use crate::record::Message;
+use crate::seal::Seal;
+
+/// Messages that are written at once.
+const WRITERS_MAX: usize = 4;
+
+/// The quarantine of a node.
+pub struct Quarantine {
+    inner: Arc<Inner>,
+    runtime: Handle,
+    /// Its thread, which ends when this is dropped.
+    thread: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+struct Inner {
+    files: Files,
+    index: Index,
+    seal: Seal,
+    ids: Ids,
+    clock: Arc<dyn Clock>,
+    settings: Mutex<Settings>,
+    /// Rung when something was held.
+    held: Notify,
+    /// One message is taken apart at a time: each may take some megabytes.
+    showing: Semaphore,
+}
+
+impl std::fmt::Debug for Quarantine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Quarantine").field("folder", &self.inner.files.folder()).finish()
+    }
+}
+
+impl Quarantine {
+    /// Opens the quarantine of a folder, which is made if it is not there, and repairs what a crash
+    /// has left. Blocks.
+    ///
+    /// # Errors
+    /// The folder cannot be used, or another process uses it; the text is for people.
+    pub fn open(
+        folder: &Path,
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, String> {
+        let named = |error: String| format!("quarantine {}: {error}", folder.display());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(WRITERS_MAX)
+            .build()
+            .map_err(|error| named(error.to_string()))?;
+        let inner = runtime.block_on(Inner::open(folder, settings, clock)).map_err(named)?;
+        let inner = Arc::new(inner);
+        let (stop, stopped) = oneshot::channel();
+        let handle = runtime.handle().clone();
+        let keeping = Arc::clone(&inner);
+        let run = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = expire::keep(&keeping) => {}
+                    _ = stopped => {}
+                }
+            });
+        };
+        let thread = std::thread::Builder::new().name("quarantine".into()).spawn(run);
+        let thread = thread.map_err(|error| named(error.to_string()))?;
+        Ok(Arc::new(Self { inner, runtime: handle, thread: Some((stop, thread)) }))
+    }
+
+    /// Takes other limits; the folder stays.
+    pub fn configure(&self, settings: &Settings) {
+        *self.inner.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings.clone();
+        self.inner.held.notify_one();
+    }
+
+    /// A page of what is held, newest first.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub async fn list(&self, search: Search) -> Result<Page, String> {
+        self.run(move |inner| async move { inner.index.list(&search).await }).await
+    }
+
+    /// A message as it may be looked at.
+    ///
+    /// # Errors
+    /// There is no such message in this scope, or it cannot be read.
+    pub async fn show(&self, id: &str, scope: &Scope) -> Result<Shown, String> {
+        let (id, scope) = (id.to_owned(), scope.clone());
+        self.run(move |inner| async move { show::show(&inner, &id, &scope).await }).await
+    }
+
+    /// Throws messages away that are too old or too many, now.
+    ///
+    /// # Errors
+    /// The index cannot be written.
+    pub async fn expire(&self) -> Result<Expired, String> {
+        self.run(|inner| async move { expire::expire(&inner).await }).await
+    }
+
+    /// Numbers for status: messages that wait, bytes on disk, releases whose end is not known.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub async fn numbers(&self) -> Result<Vec<(&'static str, u64)>, String> {
+        self.run(|inner| async move { inner.index.numbers().await }).await
+    }
+
+    /// Does something on the quarantine's own thread; it is finished even if nobody waits for it.
+    async fn run<T, F, W>(&self, work: W) -> Result<T, String>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, String>> + Send + 'static,
+        W: FnOnce(Arc<Inner>) -> F,
+    {
+        let done = self.runtime.spawn(work(Arc::clone(&self.inner))).await;
+        done.unwrap_or_else(|error| Err(error.to_string()))
+    }
+}
+
+impl Drop for Quarantine {
+    fn drop(&mut self) {
+        let Some((stop, thread)) = self.thread.take() else { return };
+        drop(stop);
+        // One that has panicked has ended as well.
+        let _ = thread.join();
+    }
+}
+
+impl Inner {
+    async fn open(
+        folder: &Path,
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, String> {
+        let files = Files::open(folder).map_err(|error| error.to_string())?;
+        let seal = Seal::open(folder).map_err(|error| error.to_string())?;
+        let index = Index::open(folder).await?;
+        let last = repair::repair(&files, &index).await?;
+        Ok(Self {
+            files,
+            index,
+            seal,
+            ids: Ids::after(last),
+            clock,
+            settings: Mutex::new(settings.clone()),
+            held: Notify::new(),
+            showing: Semaphore::new(1),
+        })
+    }
+
+    async fn hold(self: Arc<Self>, holding: Holding, text: Arc<Spooled>) -> Result<Id, String> {
+        let id = self.ids.next(holding.at_ms);
+        let inner = Arc::clone(&self);
+        let written = blocking(move || {
+            let mut message = Message::of(id, holding, &text).map_err(|it| it.to_string())?;
+            message.disk_bytes = inner.files.write(&message, &text).map_err(|it| it.to_string())?;
+            Ok(message)
+        });
+        let message = written.await?;
+        if let Err(trouble) = self.index.insert(&message).await {
+            self.remove(id).await;
+            return Err(trouble);
+        }
+        self.held.notify_one();
+        Ok(id)
+    }
+
+    async fn withdraw(self: Arc<Self>, id: Id) -> Result<(), String> {
+        self.remove(id).await;
+        self.index.remove(&[id]).await
+    }
+
+    /// Removes the file of a message. One that cannot be removed is found again at the next start.
+    async fn remove(self: &Arc<Self>, id: Id) {
+        let inner = Arc::clone(self);
+        let removed = blocking(move || inner.files.remove(id).map_err(|it| it.to_string())).await;
+        if let Err(trouble) = removed {
+            mpp_hub::say(&format!("quarantine: {id} cannot be removed: {trouble}"));
+        }
+    }
+}
+
+impl Hold for Quarantine {
+    fn hold<'a>(
+        &'a self,
+        holding: &'a Holding,
+        text: &'a Arc<Spooled>,
+    ) -> Answering<'a, Result<String, String>> {
+        let (holding, text) = (holding.clone(), Arc::clone(text));
+        Box::pin(async move {
+            self.run(|inner| inner.hold(holding, text)).await.map(|id| id.to_string())
+        })
+    }
+
+    fn withdraw<'a>(&'a self, id: &'a str) -> Answering<'a, ()> {
+        let id = Id::parse(id);
+        Box::pin(async move {
+            let Some(id) = id else { return };
+            if let Err(trouble) = self.run(|inner| inner.withdraw(id)).await {
+                mpp_hub::say(&format!("quarantine: {id} cannot be taken back: {trouble}"));
+            }
+        })
+    }
+
+    fn is_released<'a>(&'a self, value: &'a [u8], text: &'a Arc<Spooled>) -> Answering<'a, bool> {
+        let (value, text) = (value.to_vec(), Arc::clone(text));
+        let check = |inner: Arc<Inner>| {
+            blocking(move || Ok(inner.seal.holds(&value, &text, inner.clock.now_ms())))
+        };
+        Box::pin(async move { self.run(check).await.unwrap_or(false) })
+    }
+}
+
+/// Does what waits for the disk where it keeps nobody waiting.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(error.to_string()))
+}
+
+#[cfg(test)]
+mod store_tests;

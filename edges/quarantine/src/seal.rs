@@ -1,0 +1,192 @@
+//! The mark of a message that was released: who carries it passes our filters again.
+//!
+//! It names the text that was released, and is signed with a key that only this quarantine has: a copy
+//! of the mark on another text, or on this one a week later, opens nothing.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::path::Path;
+
+use mpp_hub::id::Id;
+use mpp_hub::spool::Spooled;
+use ring::digest;
+use ring::hmac;
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use crate::files::private;
+
+const KEY_BYTES: usize = 32;
+/// So long a released message may be under way.
+const HOLDS_MS: u64 = 7 * 24 * 3600 * 1000;
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// What signs.
+pub(crate) struct Seal {
+    key: hmac::Key,
+}
+
+impl Seal {
+    /// With the key of a folder, which is drawn if it is not there.
+    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
+        let path = folder.join("key");
+        let mut bytes = Vec::new();
+        match fs::File::open(&path) {
+            Ok(file) => drop(file.take(1024).read_to_end(&mut bytes)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        if bytes.len() != KEY_BYTES {
+            bytes = vec![0; KEY_BYTES];
+            let drawn = SystemRandom::new().fill(&mut bytes);
+            drawn.map_err(|_| io::Error::other("the system gives no random bytes"))?;
+            let new = folder.join("key.new");
+            let mut file = private().write(true).create(true).truncate(true).open(&new)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            fs::rename(new, path)?;
+        }
+        Ok(Self { key: hmac::Key::new(hmac::HMAC_SHA256, &bytes) })
+    }
+
+    /// The value of the field: id, time, text and signature.
+    ///
+    /// # Errors
+    /// The text cannot be read.
+    pub(crate) fn value(&self, id: Id, now_ms: u64, text: &Spooled) -> io::Result<String> {
+        let said = format!("{id} {} {}", now_ms / 1000, text_of(text)?);
+        let tag = hmac::sign(&self.key, said.as_bytes());
+        Ok(format!("{said} {}", hex(tag.as_ref())))
+    }
+
+    /// Whether it is ours, and of this text. The text is read only if it is ours.
+    pub(crate) fn holds(&self, value: &[u8], text: &Spooled, now_ms: u64) -> bool {
+        let Ok(value) = std::str::from_utf8(value) else { return false };
+        // It may have been folded under way.
+        let parts: Vec<&str> = value.split_ascii_whitespace().take(5).collect();
+        let [id, seconds, of, tag] = *parts else { return false };
+        let said = format!("{id} {seconds} {of}");
+        let is_ours =
+            unhex(tag).is_some_and(|tag| hmac::verify(&self.key, said.as_bytes(), &tag).is_ok());
+        let at_ms = seconds.parse::<u64>().unwrap_or(0).saturating_mul(1000);
+        let is_fresh = now_ms.saturating_sub(at_ms) < HOLDS_MS;
+        is_ours && is_fresh && text_of(text).is_ok_and(|text| text == of)
+    }
+}
+
+/// What the body of a message is: its hash, without the empty lines at its end, which servers on the way
+/// may add or take away, and however its lines end. Its header is what they write into.
+fn text_of(text: &Spooled) -> io::Result<String> {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    let (mut place, mut piece) = (0, vec![0; PIECE_BYTES]);
+    // What has come of the end of the header: CR LF CR LF.
+    let mut matched = 2;
+    let mut line_ends: u64 = 0;
+    loop {
+        let length = text.read_at(place, &mut piece)?;
+        if length == 0 {
+            break;
+        }
+        place += length as u64;
+        let mut rest = piece.get(..length).unwrap_or_default();
+        while let (Some(byte), true) = (rest.first(), matched < 4) {
+            matched = match (byte, matched) {
+                (b'\r', 0 | 2) | (b'\n', 1 | 3) => matched + 1,
+                (b'\r', _) => 1,
+                _ => 0,
+            };
+            rest = rest.get(1..).unwrap_or_default();
+        }
+        for line in rest.split_inclusive(|byte| matches!(byte, b'\r' | b'\n')) {
+            let is_ended = line.ends_with(b"\r") || line.ends_with(b"\n");
+            let solid = line.get(..line.len() - usize::from(is_ended)).unwrap_or_default();
+            if !solid.is_empty() {
+                for _ in 0..std::mem::take(&mut line_ends) {
+                    hash.update(b"\n");
+                }
+                hash.update(solid);
+            }
+            line_ends += u64::from(line.ends_with(b"\n"));
+        }
+    }
+    Ok(hex(hash.finish().as_ref()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let pairs = text.as_bytes().chunks(2).map(|pair| {
+        let pair = std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?;
+        u8::from_str_radix(pair, 16).ok()
+    });
+    pairs.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spooled(text: &[u8]) -> std::sync::Arc<Spooled> {
+        let settings =
+            mpp_config::Spool { message_memory: 1 << 30, memory: 1 << 30, size: 1 << 30 };
+        let mut writer = mpp_hub::spool::Spool::new(Path::new("/nowhere"), &settings).begin();
+        writer.write(text).unwrap();
+        writer.finish()
+    }
+
+    #[test]
+    fn a_mark_holds_for_one_text_and_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let seal = Seal::open(folder.path()).unwrap();
+        let (id, now_ms) = (Id::at(1_795_528_230_007), 1_795_528_230_007);
+        let text = spooled(b"Subject: a\r\n\r\nbuy\r\nthis\r\n");
+        let value = seal.value(id, now_ms, &text).unwrap();
+        // Servers on the way write into the header and at the end.
+        for same in ["Received: x\r\n\r\nbuy\r\nthis\r\n\r\n", "\r\nbuy\r\nthis"] {
+            assert!(seal.holds(value.as_bytes(), &spooled(same.as_bytes()), now_ms), "{same:?}");
+        }
+        let folded = value.replace(' ', "\r\n\t");
+        assert!(seal.holds(folded.as_bytes(), &text, now_ms + HOLDS_MS - 2_000));
+        assert!(!seal.holds(value.as_bytes(), &text, now_ms + HOLDS_MS + 1_000));
+        for other in ["Subject: a\r\n\r\nbuy\r\nthat\r\n", "\r\nbuy\r\n\r\nthis\r\n", ""] {
+            assert!(!seal.holds(value.as_bytes(), &spooled(other.as_bytes()), now_ms), "{other:?}");
+        }
+        for forged in [
+            value.replace(&id.to_string(), "0000000000"),
+            value.replacen(' ', " 1", 1),
+            value.split_at(value.len() - 1).0.to_owned(),
+            format!("{value} x"),
+            String::new(),
+            "\0".repeat(1000),
+        ] {
+            assert!(!seal.holds(forged.as_bytes(), &text, now_ms), "{forged:?}");
+        }
+        // The key stays, and nobody else has it.
+        assert!(Seal::open(folder.path()).unwrap().holds(value.as_bytes(), &text, now_ms));
+        let other = tempfile::tempdir().unwrap();
+        assert!(!Seal::open(other.path()).unwrap().holds(value.as_bytes(), &text, now_ms));
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = fs::metadata(folder.path().join("key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn where_a_piece_ends_does_not_matter() {
+        let of = |head: usize, line: &str| {
+            let text = format!("A: {}\r\n\r\n{}", "x".repeat(head), line.repeat(4_000));
+            text_of(&spooled(text.as_bytes())).unwrap()
+        };
+        let wanted = of(1, "0123456789012345\r\n\r\n");
+        for head in 2..40 {
+            assert_eq!(of(head, "0123456789012345\r\n\r\n"), wanted);
+        }
+        assert_ne!(of(1, "0123456789012345\r\n"), wanted);
+    }
+}
