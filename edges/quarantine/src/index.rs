@@ -69,6 +69,7 @@ pub(crate) struct Index {
 }
 
 /// A text for people of what the database has against something.
+#[allow(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
 pub(crate) fn trouble(error: sqlx::Error) -> String {
     format!("index: {error}")
 }
@@ -188,7 +189,7 @@ impl Index {
 
 /// Whether it is no database any more, or not a sound one.
 fn is_damaged(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     let code = code.and_then(|code| code.parse::<u32>().ok()).unwrap_or(0);
     // SQLITE_CORRUPT, SQLITE_NOTADB; the upper bits say more.
     matches!(code & 0xff, 11 | 26)

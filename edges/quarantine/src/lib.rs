@@ -5,10 +5,12 @@
 //! waits for the disk runs on a thread of its own, so no connection of a door waits for another.
 
 mod clean;
+mod digest;
 mod expire;
 mod files;
 mod index;
 mod record;
+mod release;
 mod repair;
 mod seal;
 mod search;
@@ -28,8 +30,10 @@ use mpp_hub::spool::Spooled;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
+pub use digest::{Digest, time_text};
 pub use expire::Expired;
 pub use record::{Row, State};
+pub use release::Release;
 pub use search::{Page, Scope, Search};
 pub use show::{Attachment, Shown};
 
@@ -64,7 +68,9 @@ struct Inner {
 
 impl std::fmt::Debug for Quarantine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Quarantine").field("folder", &self.inner.files.folder()).finish()
+        f.debug_struct("Quarantine")
+            .field("folder", &self.inner.files.folder())
+            .finish_non_exhaustive()
     }
 }
 
@@ -183,6 +189,10 @@ impl Inner {
             held: Notify::new(),
             showing: Semaphore::new(1),
         })
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn hold(self: Arc<Self>, holding: Holding, text: Arc<Spooled>) -> Result<Id, String> {
