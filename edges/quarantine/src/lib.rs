@@ -38,7 +38,7 @@ pub use search::{Page, Scope, Search};
 pub use show::{Attachment, Shown};
 
 use crate::files::Files;
-use crate::index::Index;
+use crate::index::{DAMAGED, Index};
 use crate::record::Message;
 use crate::seal::Seal;
 
@@ -177,8 +177,16 @@ impl Inner {
     ) -> Result<Self, String> {
         let files = Files::open(folder).map_err(|error| error.to_string())?;
         let seal = Seal::open(folder).map_err(|error| error.to_string())?;
-        let index = Index::open(folder).await?;
-        let last = repair::repair(&files, &index).await?;
+        let (index, last) = match Self::open_index(folder, &files).await {
+            Err(trouble) if trouble.starts_with(DAMAGED) => {
+                mpp_hub::say(&format!(
+                    "quarantine: {trouble}: it is set aside, and made anew from the messages"
+                ));
+                Index::set_aside(folder).map_err(|error| error.to_string())?;
+                Self::open_index(folder, &files).await?
+            }
+            opened => opened?,
+        };
         Ok(Self {
             files,
             index,
@@ -189,6 +197,13 @@ impl Inner {
             held: Notify::new(),
             showing: Semaphore::new(1),
         })
+    }
+
+    /// The index, in step with the files, and the last id that was drawn.
+    async fn open_index(folder: &Path, files: &Files) -> Result<(Index, Id), String> {
+        let index = Index::open(folder).await?;
+        let last = repair::repair(files, &index).await?;
+        Ok((index, last))
     }
 
     fn settings(&self) -> Settings {
@@ -266,5 +281,7 @@ async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|error| Err(error.to_string()))
 }
 
+#[cfg(test)]
+mod million_tests;
 #[cfg(test)]
 mod store_tests;
