@@ -104,7 +104,10 @@ pub fn free_address() -> io::Result<String> {
 }
 
 /// A directory that every user can enter.
-fn directory() -> io::Result<TempDir> {
+///
+/// # Errors
+/// There can be none.
+pub fn directory() -> io::Result<TempDir> {
     let directory = TempDir::new()?;
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
     Ok(directory)
@@ -167,6 +170,14 @@ pub fn mpp(address: String, configuration: &str) -> io::Result<Hop> {
     command.arg("--state").arg(directory.path().join("state"));
     command.args(["--listen", &free_address()?]);
     Hop::start("mpp", address, directory, vec![command])
+}
+
+/// Whatever a command starts; it must listen there.
+///
+/// # Errors
+/// It does not start.
+pub fn own(name: &'static str, address: String, command: Command) -> io::Result<Hop> {
+    Hop::start(name, address, directory()?, vec![command])
 }
 
 /// `HAProxy` in TCP mode: it moves bytes and reads none.

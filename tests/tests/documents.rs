@@ -137,7 +137,7 @@ fn every_example_is_a_sound_configuration() {
 
 /// What a file that an example names may hold.
 fn content(name: &str) -> String {
-    let is_pem = name.ends_with(".pem");
+    let is_pem = Path::new(name).extension().is_some_and(|extension| extension == "pem");
     let text = "-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n";
     if is_pem { text.to_owned() } else { String::new() }
 }

@@ -158,6 +158,43 @@ pub struct Scanning {
     pub subject: String,
     /// Who gets what is redirected.
     pub redirect_to: String,
+    /// Attachments that are taken out: ends of names such as `exe`, and types such as
+    /// `application/x-msdownload`; in lower case.
+    pub strip: Vec<String>,
+    /// Where the policy service has Postfix send what is to be scanned (access(5), FILTER); empty:
+    /// nowhere.
+    pub filter: String,
+}
+
+/// From how many points on what is done, the mildest first.
+fn read_fates(table: &mut Reader<'_>) -> Vec<(f32, Fate)> {
+    let mut fates = Vec::new();
+    for (name, default, fate) in [
+        ("tag", 5.0, Fate::Tag),
+        ("redirect", 0.0, Fate::Redirect),
+        ("quarantine", 8.0, Fate::Quarantine),
+        ("discard", 0.0, Fate::Discard),
+        ("reject", 12.0, Fate::Reject),
+    ] {
+        #[allow(clippy::cast_possible_truncation, reason = "points are small numbers")]
+        let from = table.number(name, default, 0.0) as f32;
+        // Nobody wants all mail refused: 0 is never.
+        if from > 0.0 {
+            fates.push((from, fate));
+        }
+    }
+    fates
+}
+
+fn read_filter(table: &mut Reader<'_>) -> String {
+    let filter = table.text("filter", "");
+    let is_word = filter.bytes().all(|byte| byte.is_ascii_graphic());
+    let is_fine = filter.is_empty() || is_word && filter.contains(':');
+    if !is_fine {
+        let message = "expected a transport and where it goes, such as \"smtp:[127.0.0.1]:10025\"";
+        table.mistake("filter", message);
+    }
+    filter
 }
 
 impl Scanning {
@@ -180,20 +217,7 @@ impl Scanning {
         let mut points = |name, default: f64, least| table.number(name, default, least) as f32;
         let (sure_clean, sure_spam) =
             (points("sure_clean", 1.0, -1000.0), points("sure_spam", 12.0, 0.0));
-        let mut fates = Vec::new();
-        for (name, default, fate) in [
-            ("tag", 5.0, Fate::Tag),
-            ("redirect", 0.0, Fate::Redirect),
-            ("quarantine", 8.0, Fate::Quarantine),
-            ("discard", 0.0, Fate::Discard),
-            ("reject", 12.0, Fate::Reject),
-        ] {
-            // Nobody wants all mail refused: 0 is never.
-            let from = points(name, default, 0.0);
-            if from > 0.0 {
-                fates.push((from, fate));
-            }
-        }
+        let fates = read_fates(table);
         let downs = [("defer", Down::Defer), ("pass", Down::Pass)];
         let down = table.choice("down", "pass", &downs).unwrap_or(Down::Pass);
         let skip = table.list("skip", &["allowed", "authenticated", "local"], |text| {
@@ -214,6 +238,17 @@ impl Scanning {
         if redirects && !redirect_to.contains('@') {
             table.mistake("redirect_to", "who is to get it? expected an address");
         }
+        let filter = read_filter(table);
+        let strip = table.list("strip", &[], |text| {
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"/.+-_".contains(&b);
+            let is_fine = !text.is_empty() && text.bytes().all(plain);
+            let lower = text.trim_start_matches('.').to_ascii_lowercase();
+            if is_fine {
+                Ok(lower)
+            } else {
+                Err("expected the end of a file name, such as \"exe\", or a type".to_owned())
+            }
+        });
         table.finish();
         let is_any = !with.is_empty() || !then.is_empty();
         is_any.then_some(Self {
@@ -229,6 +264,8 @@ impl Scanning {
             virus,
             subject,
             redirect_to,
+            strip,
+            filter,
         })
     }
 

@@ -6,7 +6,7 @@ use mpp_engine::facts::Stage;
 use mpp_engine::identity::parse_subject;
 use mpp_engine::question::{IdentityKind, Subject};
 use mpp_hub::store::Health;
-use mpp_hub::{Asked, Hub};
+use mpp_hub::{Asked, Desk, Hub, Observed};
 use serde_json::{Value, json};
 
 use crate::Control;
@@ -62,6 +62,15 @@ pub(crate) async fn answer(
             Ok(json!(format!("{} is looked up anew ({count} look-ups)", text("address"))))
         }
         "recipients-probe" => hub.probe_recipient(text("address")).await,
+        "verdict" => {
+            let (observed, word) = match text("verdict") {
+                "spam" => (Observed::Spam, "spam"),
+                "clean" => (Observed::Clean, "clean"),
+                other => return Err(format!("`{other}` is neither spam nor clean")),
+            };
+            hub.observe(&asked(request)?, observed, &mut Desk::default()).await;
+            Ok(json!(format!("counted as {word}")))
+        }
         "ask" => Ok(hub.ask(&asked(request)?).await),
         "greylist-show" => Ok(hub.greylist(&asked(request)?)),
         "greylist-forget" => Ok(json!(hub.forget(&asked(request)?))),

@@ -437,11 +437,17 @@ fn readable<'a, const N: usize>(
 /// A judgement as a Postfix access(5) action.
 pub fn spell(judged: &Judged, text: &str, out: &mut String) {
     let Some(reply) = judged.reply else {
-        out.push_str(match judged.decision.verdict.action {
-            Action::Hold => "HOLD",
-            Action::Discard => "DISCARD",
-            _ => "DUNNO",
-        });
+        let wanted = judged.scan.as_ref().filter(|order| order.spared.is_none());
+        match (judged.decision.verdict.action, wanted.map(|order| &*order.scanning.filter)) {
+            (Action::Hold, _) => out.push_str("HOLD"),
+            (Action::Discard, _) => out.push_str("DISCARD"),
+            // Only what is undecided goes to whoever scans; Postfix goes on asking the others.
+            (_, Some(filter)) if !filter.is_empty() => {
+                out.push_str("FILTER ");
+                out.push_str(filter);
+            }
+            _ => out.push_str("DUNNO"),
+        }
         return;
     };
     if reply.yields {

@@ -289,8 +289,11 @@ impl Hub {
         self.statistics().count(Counted {
             now_ms,
             policy: &policy.name,
+            stage: facts.stage,
+            bytes: facts.size_bytes,
             check: decision.check,
             action: decision.verdict.action,
+            is_marked: false,
             shadow: shadow.map(|(check, verdict)| (check, verdict.action)),
         });
         let (facts_of, unknown) = (&facts, asked.unknown);

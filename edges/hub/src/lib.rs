@@ -10,6 +10,7 @@ mod directories;
 pub mod directory;
 mod dry;
 mod facts;
+mod funnel;
 mod hub;
 pub mod id;
 mod line;

@@ -1,7 +1,7 @@
 //! What only doors that pass mail on need: refusals of their own, and what became of a recipient or
 //! a message at the next hop.
 
-use mpp_engine::decide::{Decision, Remark};
+use mpp_engine::decide::{Decision, Remark, Value};
 use mpp_engine::edits::Edits;
 use mpp_engine::verdict::Verdict;
 
@@ -44,8 +44,11 @@ impl Hub {
         self.statistics().count(Counted {
             now_ms,
             policy: &policy.name,
+            stage: asked.stage,
+            bytes: asked.size_bytes,
             check,
             action: verdict.action,
+            is_marked: remarks_say_marked(&desk.case.remarks),
             shadow: None,
         });
         let facts_of = &facts;
@@ -111,4 +114,9 @@ impl Hub {
         let tie = crate::ties::queue_tie(ring, queue_id);
         self.transactions().answered(tie, true, self.now_ms());
     }
+}
+
+/// Whether a message was delivered otherwise than it came.
+fn remarks_say_marked(remarks: &[Remark]) -> bool {
+    remarks.iter().any(|remark| remark.what == "fate" && remark.value != Value::Word("deliver"))
 }

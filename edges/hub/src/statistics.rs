@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use mpp_engine::checks::KINDS;
+use mpp_engine::facts::Stage;
 use mpp_engine::question::Note;
 use mpp_engine::verdict::Action;
 use serde_json::{Value, json};
 
+use crate::funnel::Funnel;
 use crate::sketch::Sketch;
 
 const DAY_MS: u64 = 86_400_000;
@@ -58,6 +60,7 @@ pub struct Row {
     no_wait: Sketch,
     condemned: Sketch,
     delays: BTreeMap<u16, u64>,
+    funnel: Funnel,
 }
 
 /// What is to be counted of one decision.
@@ -67,10 +70,16 @@ pub struct Counted<'a> {
     pub now_ms: u64,
     /// The policy's name.
     pub policy: &'a Arc<str>,
+    /// At which stage.
+    pub stage: Stage,
+    /// Bytes of the message, as far as it is known.
+    pub bytes: u64,
     /// The check that decided.
     pub check: &'static str,
     /// What it decided.
     pub action: Action,
+    /// Whether it was delivered with a mark, or to somebody else.
+    pub is_marked: bool,
     /// What a check in shadow mode would have decided.
     pub shadow: Option<(&'static str, Action)>,
 }
@@ -80,6 +89,13 @@ impl Statistics {
     pub fn count(&mut self, counted: Counted<'_>) {
         let row = self.row(counted.now_ms, counted.policy);
         add(&mut row.decisions, counted.check, counted.action, 1);
+        let refuses = counted.action.refuses();
+        if counted.check == SCAN {
+            let is_caught = counted.action != Action::Accept || counted.is_marked;
+            row.funnel.was_scanned((refuses, is_caught), counted.bytes);
+        } else {
+            row.funnel.decided(counted.stage, refuses, counted.bytes);
+        }
         if let Some((check, action)) = counted.shadow {
             add(&mut row.shadow, check, action, 1);
         }
@@ -237,6 +253,7 @@ impl Row {
         self.passed.merge(&other.passed);
         self.no_wait.merge(&other.no_wait);
         self.condemned.merge(&other.condemned);
+        self.funnel.merge(&other.funnel);
         for (step, count) in &other.delays {
             *self.delays.entry(*step).or_default() += count;
         }
@@ -278,6 +295,7 @@ impl Row {
             },
             "decisions": list(&self.decisions),
             "shadow": list(&self.shadow),
+            "funnel": self.funnel.report(),
         })
     }
 
@@ -314,6 +332,7 @@ impl Row {
             "no_wait": save_sketch(&self.no_wait),
             "condemned": save_sketch(&self.condemned),
             "delays": self.delays.iter().collect::<Vec<_>>(),
+            "funnel": self.funnel.save(),
         })
     }
 
@@ -345,12 +364,16 @@ impl Row {
             no_wait: load_sketch(saved.get("no_wait")),
             condemned: load_sketch(saved.get("condemned")),
             delays,
+            funnel: Funnel::load(saved.get("funnel")),
         }
     }
 }
 
+/// What scanners decide is counted under this name.
+const SCAN: &str = "scan";
+
 /// What doors refuse by themselves.
-const REFUSALS: [&str; 3] = ["relay", "connections", "scan"];
+const REFUSALS: [&str; 3] = ["relay", "connections", SCAN];
 
 /// The check of that name, as the engine spells it.
 fn check_name(name: &str) -> &'static str {
@@ -460,8 +483,11 @@ mod tests {
         statistics.count(Counted {
             now_ms: 1_000,
             policy: &policy,
+            stage: Stage::Rcpt,
+            bytes: 0,
             check: "greylist",
             action: Action::Defer,
+            is_marked: false,
             shadow: None,
         });
         let report = statistics.report();

@@ -10,6 +10,7 @@ mod replay;
 mod serve;
 mod state;
 mod trace;
+mod verdict;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,8 @@ enum Command {
     Quarantine(quarantine::Quarantine),
     /// Show what a client says and is answered, at every door, as it happens
     Trace(trace::Trace),
+    /// Tell what a message was: it counts as if a scanner had found it
+    Verdict(verdict::Verdict),
     /// Take a new configuration, or say why not
     Reload(state::Reload),
     /// Run recorded requests against a configuration, in virtual time
@@ -82,6 +85,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Recipients(command) => command.run(),
         Command::Quarantine(command) => command.run(),
         Command::Trace(command) => command.run(),
+        Command::Verdict(command) => command.run(),
         Command::Reload(command) => command.run(),
         Command::Replay(command) => command.run(),
     };

@@ -99,6 +99,7 @@ pub(crate) fn statistics(report: &Value) -> String {
             let _ = writeln!(out, "  {name:34} {:>12}  {:>8}", count(value), percent(value, all));
         }
     }
+    push_funnel(&total["funnel"], &mut out);
     let directories = report["directories"].as_array().cloned().unwrap_or_default();
     if !directories.is_empty() {
         let _ = writeln!(out, "\nDirectories, since the start");
@@ -111,6 +112,43 @@ pub(crate) fn statistics(report: &Value) -> String {
     }
     push_days(report, &mut out);
     out
+}
+
+/// What each step stopped, and what scanners had to look into.
+fn push_funnel(funnel: &Value, out: &mut String) {
+    let steps = funnel["steps"].as_array().cloned().unwrap_or_default();
+    let stopped: u64 = steps.iter().map(|step| number(step, "/stopped")).sum();
+    let passed = number(funnel, "/passed/messages");
+    if stopped + passed == 0 {
+        return;
+    }
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "\nStopped by step, of all that came");
+    for step in steps.iter().filter(|step| number(step, "/stopped") > 0) {
+        let value = number(step, "/stopped");
+        let share = percent(value, stopped + passed);
+        let _ = writeln!(out, "  {:34} {:>12}  {share:>8}", text(step, "step"), count(value));
+    }
+    let _ = writeln!(
+        out,
+        "  {:34} {:>12}  {:>8}",
+        "messages that passed the SMTP level",
+        count(passed),
+        percent(passed, stopped + passed)
+    );
+    let scanned = number(funnel, "/scanned/messages");
+    if scanned == 0 {
+        return;
+    }
+    let bytes = (number(funnel, "/scanned/bytes"), number(funnel, "/passed/bytes"));
+    for (label, value, of) in [
+        ("scanned, of these", scanned, passed),
+        ("  of their bytes", bytes.0, bytes.1),
+        ("caught by scanners, of the scanned", number(funnel, "/caught_by_scanners"), scanned),
+    ] {
+        let shown = if label.contains("bytes") { print::size(value) } else { count(value) };
+        let _ = writeln!(out, "  {label:34} {shown:>12}  {:>8}", percent(value, of.max(value)));
+    }
 }
 
 /// A row for each day and policy.

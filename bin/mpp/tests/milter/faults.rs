@@ -1,6 +1,10 @@
 //! What the other side may do wrong: packets cut and lying, steps out of order, a connection that ends
 //! anywhere, more than anybody can hold.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
 use mpp_tests::real::milter_peer::{ALL, Peer, Said, client, header, macros, offer, packet, path};
 use mpp_tests::real::until;
 use serde_json::Value;
@@ -177,6 +181,36 @@ fn several_messages_and_clients_share_a_connection() {
     assert_eq!(peer.ask(&path(b'R', "bob@test.example")), ["c"]);
     let said = message(&mut peer, "a@x.example", &["bob@test.example"]);
     assert_eq!(said[0], "i X-Checked|accept by default for 192.0.2.99");
+    scene.end();
+}
+
+#[test]
+fn a_step_that_is_not_answered_keeps_nobody_waiting() {
+    let scene = Scene::new();
+    // As Postfix does it: what is sent next waits until the kernel says that the last has come.
+    let mut stream = TcpStream::connect(&scene.tcp).unwrap();
+    stream.write_all(&[offer(6, ALL), client(CLIENT)].concat()).unwrap();
+    let hear = |length: usize| {
+        let mut answer = vec![0; length];
+        (&stream).read_exact(&mut answer).unwrap();
+        answer
+    };
+    let agreed = hear(4);
+    let length = u32::from_be_bytes(agreed.try_into().unwrap());
+    hear(usize::try_from(length).unwrap());
+    let mut took: Vec<Duration> = (0..60)
+        .map(|_| {
+            let begun = Instant::now();
+            (&stream).write_all(&path(b'M', "a@x.example")).unwrap();
+            (&stream).write_all(&path(b'R', "bob@test.example")).unwrap();
+            assert_eq!(hear(5), b"\0\0\0\x01c");
+            (&stream).write_all(&packet(b'A', b"")).unwrap();
+            begun.elapsed()
+        })
+        .collect();
+    took.sort();
+    // The kernel would take 40 ms over it.
+    assert!(took[30] < Duration::from_millis(25), "{took:?}");
     scene.end();
 }
 

@@ -9,6 +9,7 @@
 )]
 
 mod faults;
+mod queue;
 mod verdicts;
 
 use mpp_tests::real::address;

@@ -184,3 +184,68 @@ fn a_large_message_waits_in_a_file_and_arrives_whole() {
     let left = std::fs::read_dir(scene.mpp.folder().join("state/spool")).map_or(0, Iterator::count);
     assert_eq!(left, 0);
 }
+
+#[test]
+fn attachments_that_nobody_wants_are_taken_out() {
+    let scanner = RealScanner::start(Kind::Clamd);
+    let rules = "[policy.default.scan]\nwith = [\"clamd\"]\nstrip = [\"exe\", \"scr\"]\n";
+    let scene = Scene::start(&scanner.lines(), rules);
+    let message = "Serial: strip\r\nFrom: a@good.example\r\n\
+        Content-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\nContent-Type: text/plain\r\n\r\n\
+        ..see below\r\n--x\r\nContent-Type: application/octet-stream; name=\"bill.pdf.exe\"\r\n\
+        Content-Transfer-Encoding: base64\r\n\r\nTVqQAAMAAAAEAAAA\r\n--x\r\n\
+        Content-Type: image/png; name=a.png\r\n\r\npng\r\n--x--\r\n";
+    let mut client = scene.client("198.51.100.7");
+    let reply = client.message("a@good.example", "bob@test.example", message);
+    assert!(reply.starts_with("250"), "{reply}");
+    let heard = scene.heard();
+    for wanted in [
+        "| X-Mpp-Taken-Out: bill.pdf.exe",
+        "| The attachment bill.pdf.exe was taken out",
+        "| ..see below",
+        "| png",
+        "| --x--",
+    ] {
+        assert!(heard.contains(wanted), "{wanted}: {heard}");
+    }
+    assert!(!heard.contains("TVqQ"), "{heard}");
+    scene.hop.settle(&["strip".to_owned()]);
+}
+
+#[test]
+fn messages_of_any_shape_are_scanned_and_pass() {
+    let (clamd, rspamd) = (RealScanner::start(Kind::Clamd), RealScanner::start(Kind::Rspamd));
+    let rules = "[policy.default.scan]\nwith = [\"clamd\", \"rspamd\"]\nstrip = [\"exe\"]\n\
+        tag = 900\nquarantine = 0\nreject = 0\n";
+    let scene = Scene::start(&format!("{}{}", clamd.lines(), rspamd.lines()), rules);
+    let nested = |n| format!("Content-Type: multipart/mixed; boundary=b{n}\r\n\r\n--b{n}\r\n");
+    let deep = (0..10_000).map(nested).collect::<Vec<_>>().concat();
+    let shapes = [
+        ("no header", String::from("\r\njust text\r\n")),
+        ("nothing", String::new()),
+        ("NULs", "Subject: a\0b\r\n\r\n\0\0\r\n".to_owned()),
+        ("long header", format!("X-Long: {}\r\n\r\nx\r\n", "a ".repeat(2 << 20))),
+        ("many fields", format!("{}\r\nx\r\n", "X-Field: y\r\n".repeat(100_000))),
+        ("deep", deep),
+        (
+            "wrong charset",
+            "Subject: =?x-none?Q?=FF=FE?=\r\nContent-Type: text/plain; charset=nonsense\r\n\r\n\
+             x\r\n"
+                .to_owned(),
+        ),
+        (
+            "winmail",
+            "Content-Type: application/ms-tnef; name=winmail.dat\r\n\
+             Content-Transfer-Encoding: base64\r\n\r\neJ8+IgAA\r\n"
+                .to_owned(),
+        ),
+    ];
+    for (name, shape) in shapes {
+        let mut client = scene.client("198.51.100.7");
+        let text = format!("Serial: {name}\r\n{shape}");
+        let text = if name == "no header" { shape } else { text };
+        let reply = client.message("a@good.example", "bob@test.example", text.trim_end());
+        assert!(reply.starts_with("250"), "{name}: {reply}");
+        assert!(scene.mpp.runs());
+    }
+}

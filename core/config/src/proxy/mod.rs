@@ -35,6 +35,8 @@ pub struct Proxy {
     pub peers: Option<Vec<IpNet>>,
     /// Who may say of whom it speaks by XCLIENT.
     pub xclient: Vec<IpNet>,
+    /// Whose word counts when a message says what another filter found in it.
+    pub verdicts_from: Vec<IpNet>,
     /// Who begins with a header of the PROXY protocol; all others never do.
     pub proxy_protocol: Vec<IpNet>,
     /// The name it greets with and goes on under.
@@ -138,6 +140,7 @@ fn read_one(table: &mut Reader<'_>, name: &str) -> Proxy {
         domains,
         peers,
         xclient: table.list("xclient", &[], network::parse),
+        verdicts_from: table.list("verdicts_from", &[], network::parse),
         proxy_protocol: table.list("proxy_protocol", &[], network::parse),
         name_of_host,
         stages: table.list("stages", stages, stage),

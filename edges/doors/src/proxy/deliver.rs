@@ -9,6 +9,7 @@ use mpp_wire::smtp::Reply;
 use super::reply;
 use super::rewrite::{HEAD_BYTES_MAX, Rewrite};
 use super::session::Session;
+use super::strip::{Cut, MESSAGE_BYTES_MAX, cuts};
 use super::transaction::Said;
 
 /// Bytes that are read from the spool, and written, at once.
@@ -22,6 +23,8 @@ pub(crate) struct Group {
     pub(crate) before: String,
     /// What stands before the subject.
     pub(crate) mark: String,
+    /// Attachments that are taken out: ends of their names, and types.
+    pub(crate) strip: Vec<String>,
     /// What their policy does to messages.
     pub(crate) edits: Option<Edits>,
     /// Whether it goes to somebody else than the client named.
@@ -49,22 +52,42 @@ impl Session {
             return Ok(reply);
         }
         message.is_text = true;
+        let cuts = cuts_of(text, &group.strip)?;
+        let mut before = group.before.clone();
+        if !cuts.is_empty() {
+            let names: Vec<&str> = cuts.iter().map(|cut| &*cut.name).collect();
+            let names: String = names.join("; ").chars().take(900).collect();
+            // Whoever verifies signatures behind us is told why they fail.
+            for part in ["X-Mpp-Taken-Out: ", &names, "\r\n"] {
+                before.push_str(part);
+            }
+        }
         let rewrite = Rewrite {
-            before: group.before.clone(),
+            before,
             removed: group.edits.as_ref().map(Edits::removed),
             host: &host,
             mark: &group.mark,
         };
-        let head = text.head(HEAD_BYTES_MAX)?;
+        // The header ends before the first part that could go.
+        let first = cuts.first().map_or(HEAD_BYTES_MAX, |cut| cut.range.start);
+        let head = text.head(HEAD_BYTES_MAX.min(first))?;
         let mut stuffed = Vec::with_capacity(PIECE_BYTES * 2);
         let mut stuffing = Stuffing::default();
         stuffing.push(&rewrite.of(&head), &mut stuffed);
         let mut place = head.len() as u64;
         drop(head);
         let mut piece = vec![0; PIECE_BYTES];
+        let mut cuts = cuts.into_iter().peekable();
         loop {
-            let length = text.read_at(place, &mut piece)?;
-            if length == 0 {
+            if let Some(cut) = cuts.next_if(|cut| cut.range.start as u64 == place) {
+                stuffing.push(cut.text.as_bytes(), &mut stuffed);
+                place = cut.range.end as u64;
+            }
+            let room = cuts.peek().map_or(u64::MAX, |cut| cut.range.start as u64 - place);
+            let room = usize::try_from(room).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+            let length = text.read_at(place, piece.get_mut(..room).unwrap_or_default())?;
+            // With no room the next piece that is taken out begins here.
+            if length == 0 && room > 0 {
                 break;
             }
             place += length as u64;
@@ -112,6 +135,15 @@ impl Session {
         message.at_hop = Some(count);
         Ok(None)
     }
+}
+
+/// What is taken out of a message.
+fn cuts_of(text: &Spooled, wanted: &[String]) -> io::Result<Vec<Cut>> {
+    if wanted.is_empty() || text.bytes() > MESSAGE_BYTES_MAX {
+        return Ok(Vec::new());
+    }
+    let bytes = text.head(usize::try_from(text.bytes()).unwrap_or(usize::MAX))?;
+    Ok(cuts(&bytes, wanted))
 }
 
 fn gone() -> io::Error {

@@ -71,7 +71,7 @@ impl Gate {
     }
 
     /// What other settings would be, for connections that begin from now on; those that are open go
-    /// on as they began. Nothing has changed until [`Change::take`].
+    /// on as they began. Nothing has changed until [`Gate::take`].
     ///
     /// # Errors
     /// As [`Gate::new`].

@@ -22,6 +22,7 @@ mod reply;
 mod rewrite;
 mod scan;
 mod session;
+mod strip;
 mod text;
 mod trace_header;
 mod transaction;

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use mpp_engine::decide::{Remark, Value};
+use mpp_engine::edits::Edits;
 use mpp_engine::facts::Stage;
 use mpp_engine::scan::{Class, Down, Fate, Plan, Scanned, Scanning};
 use mpp_engine::verdict::{Action, Cause, Verdict};
@@ -92,7 +93,7 @@ impl Session {
         if plan.is_rejected {
             Tally::more(&self.tally().refused);
             let cause = if worst.class == Class::Virus { Cause::Virus } else { Cause::Content };
-            let refusal = self.conclude(Action::Reject, cause, &worst);
+            let refusal = self.conclude((Action::Reject, cause), &worst, Fate::Reject);
             self.learn(&found).await;
             self.reset();
             self.message_is_over();
@@ -107,7 +108,7 @@ impl Session {
                 return Ok(self.say(NOT_NOW));
             }
         };
-        let next = self.deliver_all(&plan, (&found, &worst), &text).await;
+        let next = self.deliver_all(&plan, &found, &text).await;
         if let (Some(id), Some(quarantine)) = (&held, &self.door.quarantine)
             && !matches!(next, Some((_, true)))
         {
@@ -121,7 +122,8 @@ impl Session {
                 (false, _) => Action::Hold,
                 (true, _) => Action::Accept,
             };
-            self.conclude(action, Cause::None, &worst);
+            let fate = fates.iter().copied().max().unwrap_or_default();
+            self.conclude((action, Cause::None), &worst, fate);
         }
         self.message_is_over();
         let next = next.map(|(next, _)| next);
@@ -157,6 +159,8 @@ impl Session {
 
     /// What is to become of it for each recipient.
     fn fates(&self, found: &[Found]) -> Vec<Fate> {
+        // What was queued already could only be sent back, to a sender who may be forged.
+        let is_queued = !self.client.queue_id.is_empty();
         let named = self.transaction.iter().flat_map(|message| &message.named);
         let fate = |named: &Named| {
             if named.is_held {
@@ -164,7 +168,10 @@ impl Session {
             }
             let Some(scanning) = named.scanning() else { return Fate::Deliver };
             let of = found.iter().find(|found| Arc::ptr_eq(&found.scanning, scanning));
-            of.map_or(Fate::Deliver, |found| scanning.fate(&found.scanned))
+            match of.map_or(Fate::Deliver, |found| scanning.fate(&found.scanned)) {
+                Fate::Reject if is_queued => Fate::Quarantine,
+                fate => fate,
+            }
         };
         named.map(fate).collect()
     }
@@ -187,8 +194,27 @@ impl Session {
         }
     }
 
+    /// What another filter has said enters the histories too, if its server's word counts.
+    pub(super) async fn believe(&mut self, is_spam: bool) {
+        let from = &self.setup.proxy.verdicts_from;
+        if !self.peer.is_some_and(|peer| from.iter().any(|network| network.contains(&peer))) {
+            return;
+        }
+        let Self { door, client, transaction, desk, .. } = self;
+        let Some(message) = transaction.as_deref() else { return };
+        let observed = if is_spam { Observed::Spam } else { Observed::Clean };
+        if let Some(asked) = asked(client, message, Stage::EndOfMessage, false) {
+            door.hub.observe(&asked, observed, desk).await;
+        }
+    }
+
     /// Writes down what was concluded; returns the reply if it is a refusal.
-    fn conclude(&mut self, action: Action, cause: Cause, worst: &Scanned) -> String {
+    fn conclude(
+        &mut self,
+        (action, cause): (Action, Cause),
+        worst: &Scanned,
+        fate: Fate,
+    ) -> String {
         let Self { door, client, transaction, desk, .. } = self;
         let nothing = Transaction::default();
         let message = transaction.as_deref().unwrap_or(&nothing);
@@ -208,6 +234,8 @@ impl Session {
             let value = Value::Name(Arc::clone(&finding.scanner));
             remarks.push(Remark { check: "scan", what: "by", value });
         }
+        let value = Value::Word(fate.name());
+        remarks.push(Remark { check: "scan", what: "fate", value });
         let verdict = Verdict::new(action, cause);
         let judged = door.hub.conclude(&asked, ("scan", verdict), remarks, desk);
         let Some(reply) = judged.reply else { return String::new() };
@@ -268,10 +296,10 @@ impl Session {
     async fn deliver_all(
         &mut self,
         plan: &Plan,
-        (found, worst): (&[Found], &Scanned),
+        found: &[Found],
         text: &Spooled,
     ) -> Option<(Next, bool)> {
-        let groups = self.groups(plan, (found, worst)).await;
+        let groups = self.groups(plan, found).await;
         let total: usize = groups.iter().map(|group| group.recipients.len()).sum();
         let named = self.transaction.as_ref().map_or(0, |message| message.named.len());
         let mut answers: Vec<Reply> = Vec::new();
@@ -338,7 +366,7 @@ impl Session {
     }
 
     /// Recipients who get it in the same way.
-    async fn groups(&mut self, plan: &Plan, (found, worst): (&[Found], &Scanned)) -> Vec<Group> {
+    async fn groups(&mut self, plan: &Plan, found: &[Found]) -> Vec<Group> {
         let edits = {
             let Self { door, client, transaction, desk, .. } = &mut *self;
             let message = transaction.as_deref();
@@ -348,38 +376,65 @@ impl Session {
             }
         };
         let Some(message) = &self.transaction else { return Vec::new() };
-        let mut groups = Vec::new();
+        let mut groups: Vec<(Fate, *const Scanning, Group)> = Vec::new();
         for (numbers, fate) in [
             (&plan.deliver, Fate::Deliver),
             (&plan.tag, Fate::Tag),
             (&plan.redirect, Fate::Redirect),
         ] {
-            let of = numbers.iter().filter_map(|number| message.named.get(*number));
-            let Some(first) = of.clone().next() else { continue };
-            let scanning = first.scanning();
-            let mut recipients: Vec<(String, String)> =
-                of.map(|named| (named.path.clone(), named.parameters.clone())).collect();
-            let scanning = scanning.map(|scanning| &**scanning);
-            if let (Fate::Redirect, Some(scanning)) = (fate, scanning) {
-                recipients = vec![(scanning.redirect_to.clone(), String::new())];
-            }
-            let mut before = self.results(worst, fate, !found.is_empty());
-            for (name, value) in edits.iter().flat_map(|edits| &edits.added) {
-                for part in [name.as_str(), ": ", value, "\r\n"] {
-                    before.push_str(part);
+            for named in numbers.iter().filter_map(|number| message.named.get(*number)) {
+                // Whose policies are the same get it in the same way.
+                let scanning = named.scanning();
+                let policy = scanning.map_or(std::ptr::null(), Arc::as_ptr);
+                let known = groups.iter_mut().find(|(f, p, _)| (*f, *p) == (fate, policy));
+                if let Some((.., group)) = known {
+                    if fate != Fate::Redirect {
+                        group.recipients.push((named.path.clone(), named.parameters.clone()));
+                    }
+                    continue;
                 }
+                let group = self.group((named, fate), found, edits.as_ref());
+                groups.push((fate, policy, group));
             }
-            let is_marked = fate != Fate::Deliver;
-            let mark = scanning.filter(|_| is_marked).map(|it| it.subject.clone());
-            let mark = mark.unwrap_or_default();
-            let is_redirected = fate == Fate::Redirect;
-            groups.push(Group { recipients, before, mark, edits: edits.clone(), is_redirected });
         }
-        groups
+        groups.into_iter().map(|(.., group)| group).collect()
+    }
+
+    /// Those who get it as this recipient does.
+    fn group(
+        &self,
+        (named, fate): (&Named, Fate),
+        found: &[Found],
+        edits: Option<&Edits>,
+    ) -> Group {
+        let scanning = named.scanning();
+        let own = scanning
+            .and_then(|scanning| found.iter().find(|found| Arc::ptr_eq(&found.scanning, scanning)));
+        let mut before = self.results(own.map(|found| &found.scanned), fate);
+        for (name, value) in edits.iter().flat_map(|edits| &edits.added) {
+            for part in [name.as_str(), ": ", value, "\r\n"] {
+                before.push_str(part);
+            }
+        }
+        let recipient = match scanning {
+            Some(scanning) if fate == Fate::Redirect => {
+                (scanning.redirect_to.clone(), String::new())
+            }
+            _ => (named.path.clone(), named.parameters.clone()),
+        };
+        let mark = scanning.filter(|_| fate != Fate::Deliver);
+        Group {
+            recipients: vec![recipient],
+            before,
+            mark: mark.map(|scanning| scanning.subject.clone()).unwrap_or_default(),
+            strip: scanning.map(|scanning| scanning.strip.clone()).unwrap_or_default(),
+            edits: edits.cloned(),
+            is_redirected: fate == Fate::Redirect,
+        }
     }
 
     /// The header fields that say what was found.
-    fn results(&self, worst: &Scanned, fate: Fate, is_scanned: bool) -> String {
+    fn results(&self, scanned: Option<&Scanned>, fate: Fate) -> String {
         let mut text = String::new();
         if let Some(address) = self.client.address {
             let (result, name) = match &*self.client.name {
@@ -393,24 +448,22 @@ impl Session {
                 "Authentication-Results: {host};\r\n\tiprev={result} policy.iprev={address}{name}\r\n"
             );
         }
-        if !is_scanned {
-            return text;
-        }
+        let Some(scanned) = scanned else { return text };
         if fate != Fate::Deliver {
             text.push_str("X-Spam-Flag: YES\r\n");
         }
         let word = if fate == Fate::Deliver { "No" } else { "Yes" };
-        let tests: Vec<String> = worst
+        let tests: Vec<String> = scanned
             .findings
             .iter()
             .map(|finding| format!("{}:{}", finding.scanner, finding.tests))
             .collect();
-        let note = if worst.is_incomplete { " unscanned" } else { "" };
+        let note = if scanned.is_incomplete { " unscanned" } else { "" };
         let _ = write!(
             text,
             "X-Spam-Score: {:.2}\r\nX-Spam-Status: {word}, score={:.2} required=5.00{note}\r\n\ttests=[{}]\r\n",
-            worst.points,
-            worst.points,
+            scanned.points,
+            scanned.points,
             bounded(&tests.join(" "))
         );
         text

@@ -307,6 +307,7 @@ impl Session {
             self.message_is_over();
             return Ok(self.say("451 4.4.2 The next hop has not answered\r\n"));
         };
+        let verdict = message.watch.verdict;
         if answer.is_positive() {
             Tally::more(&self.door.gate.tally.passed_on);
             self.passed_on += 1;
@@ -323,6 +324,9 @@ impl Session {
             self.door.pool.keep(hop, &self.setup);
         }
         reply::push(&answer, &mut self.out);
+        if let Some(is_spam) = verdict {
+            self.believe(is_spam).await;
+        }
         self.message_is_over();
         Ok(self.say(""))
     }

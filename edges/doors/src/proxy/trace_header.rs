@@ -63,6 +63,8 @@ pub(crate) struct Watch {
     is_in_body: bool,
     /// Lines that begin with `Received:`.
     pub(crate) received: u32,
+    /// What another filter has said of it: whether it is spam.
+    pub(crate) verdict: Option<bool>,
     /// Whether there is anything that is not ASCII.
     pub(crate) is_eight_bit: bool,
     /// How much there is.
@@ -72,14 +74,15 @@ pub(crate) struct Watch {
 impl Watch {
     /// Looks at the next piece.
     pub(crate) fn see(&mut self, text: &[u8]) {
-        const WANTED: usize = b"received:".len();
+        // As much of a line as tells a header apart, and what a filter says in it.
+        const WANTED: usize = 48;
         self.bytes += text.len() as u64;
         self.is_eight_bit |= !text.is_ascii();
         if self.is_in_body {
             return;
         }
         for line in text.split_inclusive(|byte| *byte == b'\n') {
-            let room = (WANTED + 1).saturating_sub(self.line.len());
+            let room = WANTED.saturating_sub(self.line.len());
             self.line.extend_from_slice(line.get(..room).unwrap_or(line));
             if !line.ends_with(b"\n") {
                 return;
@@ -89,10 +92,31 @@ impl Watch {
                 self.line = Vec::new();
                 return;
             }
-            let head = self.line.get(..WANTED).unwrap_or_default();
-            self.received += u32::from(head.eq_ignore_ascii_case(b"received:"));
+            let is_received =
+                self.line.get(..9).is_some_and(|head| head.eq_ignore_ascii_case(b"received:"));
+            self.received += u32::from(is_received);
+            self.verdict = self.verdict.max(said(&self.line));
             self.line.clear();
         }
+    }
+}
+
+/// What a filter says in a header field: `X-Spam-Flag` and `X-Spam-Status` (`SpamAssassin`), `X-Spam`
+/// (rspamd).
+fn said(line: &[u8]) -> Option<bool> {
+    let end = line.iter().position(|byte| *byte == b':')?;
+    let (name, value) = line.split_at_checked(end)?;
+    let is_one = ["x-spam-flag", "x-spam-status", "x-spam"]
+        .iter()
+        .any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
+    let value = value.get(1..)?.trim_ascii_start();
+    let word = value.split(|byte| !byte.is_ascii_alphabetic()).next()?;
+    if !is_one {
+        None
+    } else if word.eq_ignore_ascii_case(b"yes") {
+        Some(true)
+    } else {
+        word.eq_ignore_ascii_case(b"no").then_some(false)
     }
 }
 
@@ -108,6 +132,25 @@ mod tests {
             text.chunks(piece).for_each(|piece| watch.see(piece));
             assert_eq!((watch.received, watch.is_eight_bit), (2, true), "pieces of {piece}");
             assert_eq!(watch.bytes, text.len() as u64);
+        }
+    }
+
+    #[test]
+    fn what_another_filter_says_is_heard() {
+        for (text, verdict) in [
+            ("X-Spam-Flag: YES\r\n", Some(true)),
+            ("x-spam-status: No, score=1.0\r\n", Some(false)),
+            ("X-Spam: Yes\r\n", Some(true)),
+            ("X-Spam-Status: No\r\nX-Spam-Flag: YES\r\n", Some(true)),
+            ("X-Spam-Score: 5\r\n", None),
+            ("X-Spam-Flag: maybe\r\n", None),
+            ("Subject: x\r\n\r\nX-Spam-Flag: YES\r\n", None),
+        ] {
+            for piece in [1, 7, 100] {
+                let mut watch = Watch::default();
+                text.as_bytes().chunks(piece).for_each(|piece| watch.see(piece));
+                assert_eq!(watch.verdict, verdict, "{text}");
+            }
         }
     }
 
