@@ -1,17 +1,25 @@
 //! The keeper of the quarantine: what commands, and in time pages, ask of it. It is the only place that
 //! knows both the quarantine and the proxies that released messages leave by.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mpp_config::Quarantine as Settings;
-use mpp_doors::proxy::Gate;
-use mpp_hub::Hub;
-use mpp_hub::spool::Spool;
-use mpp_quarantine::{Quarantine, Scope, Search, State};
+use mpp_config::proxy::Taking;
+use mpp_doors::proxy::{Gate, Injected};
+use mpp_engine::facts::Stage;
+use mpp_hub::quarantine::Holding;
+use mpp_hub::spool::{Spool, Spooled};
+use mpp_hub::{Asked, Hub, Observed};
+use mpp_quarantine::{Quarantine, Release, Scope, Search, State};
 use serde_json::{Value, json};
 
 /// Rows of a page if nobody says otherwise.
 const ROWS: u64 = 50;
+
+/// A command waits so long for a next hop.
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// Who answers questions about the quarantine.
 pub(crate) struct Keeper {
@@ -39,7 +47,7 @@ impl Keeper {
     ///
     /// # Errors
     /// Why not, for people.
-    pub(crate) async fn answer(&self, request: &Value) -> Result<Value, String> {
+    pub(crate) async fn answer(self: &Arc<Self>, request: &Value) -> Result<Value, String> {
         let text = |name: &str| request.get(name).and_then(Value::as_str).unwrap_or_default();
         let scope = scope(request)?;
         match text("command") {
@@ -57,7 +65,153 @@ impl Keeper {
                     "of_users": expired.of_users,
                 }))
             }
+            "quarantine-numbers" => {
+                let numbers = self.quarantine.numbers().await?.into_iter();
+                let numbers = numbers.map(|(name, number)| (name.to_owned(), json!(number)));
+                Ok(Value::Object(numbers.collect()))
+            }
+            "quarantine-release" => {
+                let is_forced = request.get("force").and_then(Value::as_bool).unwrap_or(false);
+                self.release(text("id"), &scope, is_forced).await
+            }
+            "quarantine-delete" => {
+                self.quarantine.delete(text("id"), &scope).await?;
+                Ok(json!({ "id": text("id"), "state": State::Deleted.name() }))
+            }
+            "quarantine-digest-users" => {
+                let (users, next) = self.quarantine.digest_users(text("after")).await?;
+                Ok(json!({ "users": users, "next": next }))
+            }
+            "quarantine-digest" => {
+                let is_print = request.get("print").and_then(Value::as_bool).unwrap_or(false);
+                self.digest(text("user"), is_print).await
+            }
             other => Err(format!("unknown command `{other}`")),
+        }
+    }
+
+    /// Sends a message to those it is held for. It goes on when nobody waits for it any more.
+    async fn release(
+        self: &Arc<Self>,
+        id: &str,
+        scope: &Scope,
+        is_forced: bool,
+    ) -> Result<Value, String> {
+        let release = self.quarantine.begin_release((id, scope), is_forced, &self.spool).await?;
+        let id = release.id.clone();
+        let keeper = Arc::clone(self);
+        let send = tokio::spawn(async move { keeper.send_released(release).await });
+        match tokio::time::timeout(PATIENCE, send).await {
+            Ok(done) => done.unwrap_or_else(|error| Err(error.to_string())),
+            Err(_) => Ok(json!({
+                "id": id,
+                "recipients": [],
+                "note": "the next hop takes its time; `mpp quarantine show` says what comes of it",
+            })),
+        }
+    }
+
+    async fn send_released(&self, release: Release) -> Result<Value, String> {
+        let Release { id, holding, recipients, text } = release;
+        let (mut states, mut rows) = (Vec::new(), Vec::new());
+        let done = self.send(&holding.route, (&holding.sender, &recipients), &text).await;
+        for (recipient, done) in done {
+            let (state, said) = match done {
+                Injected::Taken(said) => (State::Released, said),
+                Injected::NotTaken(said) => (State::Held, said),
+                Injected::Unsure(said) => (State::Releasing, said),
+            };
+            rows.push(json!({ "address": recipient, "state": state.name(), "said": said }));
+            states.push((recipient, state));
+        }
+        self.quarantine.end_release(&id, states.clone()).await?;
+        if states.iter().any(|(_, state)| *state == State::Released) {
+            self.teach(&holding, states.first().map_or("", |(recipient, _)| recipient)).await;
+        }
+        Ok(json!({ "id": id, "recipients": rows, "note": "" }))
+    }
+
+    /// Sends a message by way of a proxy, to each recipient where his mail goes now.
+    async fn send(
+        &self,
+        route: &str,
+        (sender, recipients): (&str, &[String]),
+        text: &Spooled,
+    ) -> Vec<(String, Injected)> {
+        let (name, hop) = route.rsplit_once('/').unwrap_or((route, "0"));
+        let gate = self.gates.iter().find(|gate| *gate.proxy().name == *name);
+        let Some(gate) = gate else {
+            let trouble = Injected::NotTaken(format!("there is no proxy `{name}` any more"));
+            return recipients.iter().map(|it| (it.clone(), trouble.clone())).collect();
+        };
+        let mut hops: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+        for recipient in recipients {
+            let hop = match gate.proxy().takes(recipient) {
+                Taking::Yes(hop) => hop,
+                // Its domain may have gone from the configuration since it was held.
+                _ => hop.parse().unwrap_or(0),
+            };
+            hops.entry(hop).or_default().push(recipient.clone());
+        }
+        let mut all = Vec::new();
+        for (hop, recipients) in hops {
+            let done = gate.inject(hop, (sender, &recipients), text).await;
+            all.extend(recipients.into_iter().zip(done));
+        }
+        all
+    }
+
+    /// That it was wanted enters the histories, as any observation of a clean message does.
+    async fn teach(&self, holding: &Holding, recipient: &str) {
+        let Some(client) = holding.client else { return };
+        let asked = Asked {
+            door: "quarantine",
+            stage: Stage::EndOfMessage,
+            client,
+            client_port: 0,
+            client_name: &holding.client_name,
+            reverse_name: "",
+            helo: &holding.helo,
+            sender: &holding.sender,
+            recipient,
+            sasl_user: &holding.sasl_user,
+            instance: &holding.instance,
+            queue_id: "",
+            context: "",
+            size_bytes: 0,
+            recipient_count: 1,
+            is_early: false,
+            unknown: &[],
+        };
+        self.hub.observe(&asked, Observed::Clean, &mut mpp_hub::Desk::default()).await;
+    }
+
+    /// Makes a digest for a user, and sends it.
+    async fn digest(&self, user: &str, is_print: bool) -> Result<Value, String> {
+        if !user.contains('@') {
+            return Err(format!("`{user}` is no address"));
+        }
+        let Some(digest) = self.quarantine.digest(user).await? else {
+            return Ok(json!({ "user": user, "count": 0, "said": "nothing was held" }));
+        };
+        if is_print {
+            let text = String::from_utf8_lossy(&digest.text);
+            return Ok(json!({ "user": user, "count": digest.count, "text": text }));
+        }
+        let mut writer = self.spool.begin();
+        writer.write(&digest.text).map_err(|error| error.to_string())?;
+        let text = writer.finish();
+        let to = [digest.user.clone()];
+        let done = self.send(&digest.route, ("", &to), &text).await;
+        match done.into_iter().next() {
+            Some((_, Injected::Taken(said))) => {
+                self.quarantine.digest_sent(&digest).await?;
+                Ok(json!({ "user": user, "count": digest.count, "said": said }))
+            }
+            Some((_, Injected::NotTaken(said) | Injected::Unsure(said))) => {
+                Err(format!("no digest for {user}: {said}"))
+            }
+            None => Err(format!("no digest for {user}")),
         }
     }
 }
@@ -94,6 +248,7 @@ fn search(request: &Value, scope: Scope) -> Result<Search, String> {
         words: text("words").to_owned(),
         reason: text("reason").to_owned(),
         since_ms: number("since_ms"),
+        after: None,
         until_ms: number("until_ms"),
         states,
         cursor: Some(text("cursor").to_owned()).filter(|cursor| !cursor.is_empty()),

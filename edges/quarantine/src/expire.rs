@@ -1,6 +1,6 @@
 //! What is too old or too much goes, the oldest first and in small pieces, so that nobody waits for it.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mpp_hub::id::Id;
@@ -44,7 +44,7 @@ pub(crate) async fn keep(inner: &Arc<Inner>) {
 
 /// Throws away what is too old or too much.
 pub(crate) async fn expire(inner: &Arc<Inner>) -> Result<Expired, String> {
-    let settings = inner.settings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let settings = inner.settings();
     let mut expired = Expired::default();
     let now_ms = inner.clock.now_ms();
     let oldest = signed(Id::at(now_ms.saturating_sub(settings.keep_ms)).number());

@@ -4,6 +4,7 @@
 //! rows of one recipient lie side by side.
 
 use std::path::Path;
+use std::{fs, io};
 
 use mpp_hub::id::Id;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
@@ -59,6 +60,9 @@ CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(
 PRAGMA user_version = 1;
 ";
 
+/// How the trouble with an index begins that is no sound one any more.
+pub(crate) const DAMAGED: &str = "the index is damaged";
+
 /// In `room`, all messages are together under the name of nobody.
 const ALL: &str = "";
 
@@ -69,8 +73,10 @@ pub(crate) struct Index {
 }
 
 /// A text for people of what the database has against something.
+#[allow(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
 pub(crate) fn trouble(error: sqlx::Error) -> String {
-    format!("index: {error}")
+    let what = if is_damaged(&error) { DAMAGED } else { "index" };
+    format!("{what}: {error}")
 }
 
 /// A number as SQLite has them.
@@ -83,34 +89,11 @@ pub(crate) fn unsigned(number: i64) -> u64 {
 }
 
 impl Index {
-    /// Opens the index of a folder, and makes it if it is not there. One that is damaged is set aside:
-    /// it is made anew from the files.
+    /// Opens the index of a folder, and makes it if it is not there.
     ///
     /// # Errors
     /// It cannot be used.
     pub(crate) async fn open(folder: &Path) -> Result<Self, String> {
-        match Self::try_open(folder).await {
-            Err(error) if is_damaged(&error) => {
-                mpp_hub::say(&format!(
-                    "quarantine: the index is damaged ({error}): it is set aside and made anew from \
-                     the messages"
-                ));
-                for name in FILES {
-                    let aside = folder.join(format!("{name}.damaged"));
-                    match std::fs::rename(folder.join(name), aside) {
-                        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                            return Err(error.to_string());
-                        }
-                        _ => {}
-                    }
-                }
-                Self::try_open(folder).await.map_err(trouble)
-            }
-            other => other.map_err(trouble),
-        }
-    }
-
-    async fn try_open(folder: &Path) -> Result<Self, sqlx::Error> {
         let options = SqliteConnectOptions::new()
             .filename(folder.join(FILES[0]))
             .create_if_missing(true)
@@ -118,10 +101,24 @@ impl Index {
             .synchronous(SqliteSynchronous::Full)
             .pragma("temp_store", "memory")
             .pragma("cache_size", "-16000");
-        let mut write = options.clone().connect().await?;
-        sqlx::raw_sql(SCHEMA).execute(&mut write).await?;
-        let read = options.pragma("query_only", "on").connect().await?;
+        let mut write = options.clone().connect().await.map_err(trouble)?;
+        sqlx::raw_sql(SCHEMA).execute(&mut write).await.map_err(trouble)?;
+        let read = options.pragma("query_only", "on").connect().await.map_err(trouble)?;
         Ok(Self { write: Mutex::new(write), read: Mutex::new(read) })
+    }
+
+    /// Puts a damaged index where it is in nobody's way.
+    ///
+    /// # Errors
+    /// It cannot be renamed.
+    pub(crate) fn set_aside(folder: &Path) -> io::Result<()> {
+        for name in FILES {
+            match fs::rename(folder.join(name), folder.join(format!("{name}.damaged"))) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Adds a message that is held.
@@ -188,20 +185,29 @@ impl Index {
 
 /// Whether it is no database any more, or not a sound one.
 fn is_damaged(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     let code = code.and_then(|code| code.parse::<u32>().ok()).unwrap_or(0);
     // SQLITE_CORRUPT, SQLITE_NOTADB; the upper bits say more.
     matches!(code & 0xff, 11 | 26)
 }
 
 async fn insert(write: &mut SqliteConnection, message: &Message) -> Result<(), sqlx::Error> {
+    let mut all = write.begin().await?;
+    insert_into(&mut all, message).await?;
+    all.commit().await
+}
+
+/// Inserts within a transaction.
+pub(crate) async fn insert_into(
+    all: &mut SqliteConnection,
+    message: &Message,
+) -> Result<(), sqlx::Error> {
     let Message { id, holding, subject, bytes, disk_bytes } = message;
     let id = signed(id.number());
     let mut recipients: Vec<String> =
         holding.recipients.iter().map(|recipient| recipient.to_lowercase()).collect();
     recipients.sort();
     recipients.dedup();
-    let mut all = write.begin().await?;
     let row = sqlx::query(
         "INSERT INTO message VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)",
     );
@@ -232,12 +238,11 @@ async fn insert(write: &mut SqliteConnection, message: &Message) -> Result<(), s
             .await?;
     }
     for recipient in recipients.iter().map(String::as_str).chain([ALL]) {
-        add_room(&mut all, recipient, signed(*disk_bytes)).await?;
+        add_room(all, recipient, signed(*disk_bytes)).await?;
     }
     let words: Vec<String> = clean::words(subject).collect();
     let row = sqlx::query("INSERT INTO words (rowid, subject) VALUES (?1, ?2)");
-    row.bind(id).bind(words.join(" ")).execute(&mut *all).await?;
-    all.commit().await
+    row.bind(id).bind(words.join(" ")).execute(&mut *all).await.map(drop)
 }
 
 /// Counts what a recipient has here, or all together.

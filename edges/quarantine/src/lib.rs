@@ -5,10 +5,12 @@
 //! waits for the disk runs on a thread of its own, so no connection of a door waits for another.
 
 mod clean;
+mod digest;
 mod expire;
 mod files;
 mod index;
 mod record;
+mod release;
 mod repair;
 mod seal;
 mod search;
@@ -28,13 +30,15 @@ use mpp_hub::spool::Spooled;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
+pub use digest::{Digest, time_text};
 pub use expire::Expired;
 pub use record::{Row, State};
+pub use release::Release;
 pub use search::{Page, Scope, Search};
 pub use show::{Attachment, Shown};
 
 use crate::files::Files;
-use crate::index::Index;
+use crate::index::{DAMAGED, Index};
 use crate::record::Message;
 use crate::seal::Seal;
 
@@ -64,7 +68,9 @@ struct Inner {
 
 impl std::fmt::Debug for Quarantine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Quarantine").field("folder", &self.inner.files.folder()).finish()
+        f.debug_struct("Quarantine")
+            .field("folder", &self.inner.files.folder())
+            .finish_non_exhaustive()
     }
 }
 
@@ -171,8 +177,16 @@ impl Inner {
     ) -> Result<Self, String> {
         let files = Files::open(folder).map_err(|error| error.to_string())?;
         let seal = Seal::open(folder).map_err(|error| error.to_string())?;
-        let index = Index::open(folder).await?;
-        let last = repair::repair(&files, &index).await?;
+        let (index, last) = match Self::open_index(folder, &files).await {
+            Err(trouble) if trouble.starts_with(DAMAGED) => {
+                mpp_hub::say(&format!(
+                    "quarantine: {trouble}: it is set aside, and made anew from the messages"
+                ));
+                Index::set_aside(folder).map_err(|error| error.to_string())?;
+                Self::open_index(folder, &files).await?
+            }
+            opened => opened?,
+        };
         Ok(Self {
             files,
             index,
@@ -183,6 +197,17 @@ impl Inner {
             held: Notify::new(),
             showing: Semaphore::new(1),
         })
+    }
+
+    /// The index, in step with the files, and the last id that was drawn.
+    async fn open_index(folder: &Path, files: &Files) -> Result<(Index, Id), String> {
+        let index = Index::open(folder).await?;
+        let last = repair::repair(files, &index).await?;
+        Ok((index, last))
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn hold(self: Arc<Self>, holding: Holding, text: Arc<Spooled>) -> Result<Id, String> {
@@ -256,5 +281,7 @@ async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|error| Err(error.to_string()))
 }
 
+#[cfg(test)]
+mod million_tests;
 #[cfg(test)]
 mod store_tests;

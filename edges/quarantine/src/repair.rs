@@ -98,16 +98,15 @@ async fn one_folder(
                 files.remove(id).map_err(|error| error.to_string())?;
                 done.left_over += 1;
             }
-            None => match files.read_whole(id) {
-                Ok(message) => {
+            None => {
+                if let Ok(message) = files.read_whole(id) {
                     index.insert(&message).await?;
                     done.indexed += 1;
-                }
-                Err(_) => {
+                } else {
                     files.set_aside(id).map_err(|error| error.to_string())?;
                     done.damaged += 1;
                 }
-            },
+            }
         }
     }
     Ok(last)

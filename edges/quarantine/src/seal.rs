@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write as _};
 use std::path::Path;
 
 use mpp_hub::id::Id;
@@ -53,7 +53,7 @@ impl Seal {
     ///
     /// # Errors
     /// The text cannot be read.
-    pub(crate) fn value(&self, id: Id, now_ms: u64, text: &Spooled) -> io::Result<String> {
+    pub(crate) fn value(&self, id: Id, now_ms: u64, text: &mut dyn Read) -> io::Result<String> {
         let said = format!("{id} {} {}", now_ms / 1000, text_of(text)?);
         let tag = hmac::sign(&self.key, said.as_bytes());
         Ok(format!("{said} {}", hex(tag.as_ref())))
@@ -70,24 +70,23 @@ impl Seal {
             unhex(tag).is_some_and(|tag| hmac::verify(&self.key, said.as_bytes(), &tag).is_ok());
         let at_ms = seconds.parse::<u64>().unwrap_or(0).saturating_mul(1000);
         let is_fresh = now_ms.saturating_sub(at_ms) < HOLDS_MS;
-        is_ours && is_fresh && text_of(text).is_ok_and(|text| text == of)
+        is_ours && is_fresh && text_of(&mut Whole { text, place: 0 }).is_ok_and(|text| text == of)
     }
 }
 
 /// What the body of a message is: its hash, without the empty lines at its end, which servers on the way
 /// may add or take away, and however its lines end. Its header is what they write into.
-fn text_of(text: &Spooled) -> io::Result<String> {
+fn text_of(text: &mut dyn Read) -> io::Result<String> {
     let mut hash = digest::Context::new(&digest::SHA256);
-    let (mut place, mut piece) = (0, vec![0; PIECE_BYTES]);
+    let mut piece = vec![0; PIECE_BYTES];
     // What has come of the end of the header: CR LF CR LF.
     let mut matched = 2;
     let mut line_ends: u64 = 0;
     loop {
-        let length = text.read_at(place, &mut piece)?;
+        let length = text.read(&mut piece)?;
         if length == 0 {
             break;
         }
-        place += length as u64;
         let mut rest = piece.get(..length).unwrap_or_default();
         while let (Some(byte), true) = (rest.first(), matched < 4) {
             matched = match (byte, matched) {
@@ -112,6 +111,20 @@ fn text_of(text: &Spooled) -> io::Result<String> {
     Ok(hex(hash.finish().as_ref()))
 }
 
+/// A message in the spool, to be read from its beginning.
+struct Whole<'a> {
+    text: &'a Spooled,
+    place: u64,
+}
+
+impl Read for Whole<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let length = self.text.read_at(self.place, out)?;
+        self.place += length as u64;
+        Ok(length)
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
@@ -131,6 +144,8 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn spooled(text: &[u8]) -> std::sync::Arc<Spooled> {
@@ -147,7 +162,7 @@ mod tests {
         let seal = Seal::open(folder.path()).unwrap();
         let (id, now_ms) = (Id::at(1_795_528_230_007), 1_795_528_230_007);
         let text = spooled(b"Subject: a\r\n\r\nbuy\r\nthis\r\n");
-        let value = seal.value(id, now_ms, &text).unwrap();
+        let value = seal.value(id, now_ms, &mut Whole { text: &text, place: 0 }).unwrap();
         // Servers on the way write into the header and at the end.
         for same in ["Received: x\r\n\r\nbuy\r\nthis\r\n\r\n", "\r\nbuy\r\nthis"] {
             assert!(seal.holds(value.as_bytes(), &spooled(same.as_bytes()), now_ms), "{same:?}");
@@ -172,7 +187,6 @@ mod tests {
         assert!(Seal::open(folder.path()).unwrap().holds(value.as_bytes(), &text, now_ms));
         let other = tempfile::tempdir().unwrap();
         assert!(!Seal::open(other.path()).unwrap().holds(value.as_bytes(), &text, now_ms));
-        use std::os::unix::fs::PermissionsExt as _;
         let mode = fs::metadata(folder.path().join("key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
@@ -181,7 +195,7 @@ mod tests {
     fn where_a_piece_ends_does_not_matter() {
         let of = |head: usize, line: &str| {
             let text = format!("A: {}\r\n\r\n{}", "x".repeat(head), line.repeat(4_000));
-            text_of(&spooled(text.as_bytes())).unwrap()
+            text_of(&mut text.as_bytes()).unwrap()
         };
         let wanted = of(1, "0123456789012345\r\n\r\n");
         for head in 2..40 {

@@ -61,6 +61,8 @@ pub struct Search {
     pub reason: String,
     /// Came at this time or later, in milliseconds since 1970.
     pub since_ms: Option<u64>,
+    /// Only what came after the message of this id.
+    pub after: Option<String>,
     /// Came before this time.
     pub until_ms: Option<u64>,
     /// In one of these states; none: those that wait.
@@ -161,9 +163,9 @@ impl Search {
         });
         row.recipients.retain(|(address, _)| self.scope.covers(address));
         let is_about = words.iter().all(|wanted| {
-            clean::words(&row.subject).any(|word| match wanted.is_beginning {
-                true => word.starts_with(&wanted.text),
-                false => word == wanted.text,
+            clean::words(&row.subject).any(|word| {
+                let is_it = word == wanted.text;
+                is_it || wanted.is_beginning && word.starts_with(&wanted.text)
             })
         });
         is_named
@@ -235,7 +237,10 @@ impl Index {
             let id = Id::parse(cursor).ok_or_else(|| format!("`{cursor}` is no cursor"))?;
             before = before.min(signed(id.number()));
         }
-        let since = search.since_ms.map_or(0, number);
+        let mut since = search.since_ms.map_or(0, number);
+        if let Some(after) = search.after.as_deref().and_then(Id::parse) {
+            since = since.max(signed(after.number()).saturating_add(1));
+        }
         let most = search.most.clamp(1, PAGE_ROWS_MAX);
         let words = search.words();
         let lead = search.lead();

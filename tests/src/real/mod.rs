@@ -23,6 +23,7 @@ pub mod scanners;
 pub mod schemas;
 pub mod sendmail;
 pub mod slapd;
+pub mod small_disk;
 pub mod smtp;
 
 use std::fs::Permissions;

@@ -4,6 +4,7 @@ mod ask;
 mod check;
 mod explain;
 mod postfix;
+mod quarantine;
 mod recipients;
 mod replay;
 mod serve;
@@ -47,6 +48,8 @@ enum Command {
     Greylist(state::Greylist),
     /// Show, forget and ask anew what directories said of an address
     Recipients(recipients::Recipients),
+    /// List, search, show, release and delete what is held
+    Quarantine(quarantine::Quarantine),
     /// Show what a client says and is answered, at every door, as it happens
     Trace(trace::Trace),
     /// Tell what a message was: it counts as if a scanner had found it
@@ -80,6 +83,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Blocks(command) => command.run(),
         Command::Greylist(command) => command.run(),
         Command::Recipients(command) => command.run(),
+        Command::Quarantine(command) => command.run(),
         Command::Trace(command) => command.run(),
         Command::Verdict(command) => command.run(),
         Command::Reload(command) => command.run(),

@@ -13,6 +13,7 @@ mod envelope;
 mod gate;
 mod greeting;
 mod header_filter;
+mod inject;
 mod names;
 mod next_hop;
 mod offers;
@@ -35,6 +36,7 @@ use mpp_hub::spool::Spool;
 use tokio::sync::watch;
 
 pub use gate::{Change, Gate, Tally};
+pub use inject::Injected;
 pub use pool::Pool;
 
 use crate::listen::Connection;

@@ -1,0 +1,239 @@
+//! Digests: a message to a user that lists what was held for him since the last one.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use mail_builder::MessageBuilder;
+use mail_builder::headers::raw::Raw;
+use mpp_hub::id::Id;
+use sqlx::Row as _;
+
+use crate::index::{Index, signed, trouble, unsigned};
+use crate::record::{Row, domain};
+use crate::search::{Scope, Search};
+use crate::{Inner, Quarantine};
+
+/// Messages that a digest lists; more are only said to be there.
+const LISTED_MAX: usize = 200;
+/// Users that are looked at for one answer.
+const USERS_MAX: usize = 500;
+
+/// A digest that is to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Digest {
+    /// For whom.
+    pub user: String,
+    /// Messages in it.
+    pub count: usize,
+    /// Where his mail goes, as [`Row::route`].
+    pub route: String,
+    /// The message, with CRLF line ends.
+    pub text: Vec<u8>,
+    /// The last message that it knows of.
+    until: Id,
+}
+
+impl Quarantine {
+    /// Users for whom something was held since their last digest, in the order of their names, and
+    /// the name behind which to go on if there may be more.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub async fn digest_users(&self, after: &str) -> Result<(Vec<String>, Option<String>), String> {
+        let after = after.to_owned();
+        self.run(move |inner| async move { inner.index.digest_users(after).await }).await
+    }
+
+    /// The digest of a user; nothing if nothing was held since the last one.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub async fn digest(&self, user: &str) -> Result<Option<Digest>, String> {
+        let user = user.to_lowercase();
+        let make = |inner: Arc<Inner>| async move {
+            let keep_ms = inner.settings().keep_ms;
+            let after = inner.index.digest_until(&user).await?;
+            let search = Search {
+                scope: Scope::User(user.clone()),
+                after: Some(after.to_string()),
+                most: LISTED_MAX,
+                ..Search::default()
+            };
+            let page = inner.index.list(&search).await?;
+            let Some(newest) = page.rows.first() else { return Ok(None) };
+            let (route, until) = (newest.route.clone(), Id::parse(&newest.id).unwrap_or(after));
+            let made = Made {
+                user: &user,
+                rows: &page.rows,
+                is_more: page.cursor.is_some(),
+                now_ms: inner.clock.now_ms(),
+                keep_ms,
+            };
+            let text = made.message(until).map_err(|error| error.to_string())?;
+            let count = page.rows.len();
+            Ok(Some(Digest { user, count, route, text, until }))
+        };
+        self.run(make).await
+    }
+
+    /// Notes that a digest was sent.
+    ///
+    /// # Errors
+    /// The index cannot be written.
+    pub async fn digest_sent(&self, digest: &Digest) -> Result<(), String> {
+        let (user, until) = (digest.user.clone(), digest.until);
+        self.run(move |inner| async move { inner.index.digest_sent(&user, until).await }).await
+    }
+}
+
+/// What a digest is made of.
+struct Made<'a> {
+    user: &'a str,
+    rows: &'a [Row],
+    is_more: bool,
+    now_ms: u64,
+    keep_ms: u64,
+}
+
+impl Made<'_> {
+    fn message(&self, until: Id) -> std::io::Result<Vec<u8>> {
+        let domain = domain(self.user);
+        let count = self.rows.len();
+        let plural = if count == 1 { "message was" } else { "messages were" };
+        let subject = format!("{count} {plural} held for you");
+        let seconds = i64::try_from(self.now_ms / 1000).unwrap_or(0);
+        MessageBuilder::new()
+            .from(("Quarantine", format!("postmaster@{domain}").as_str()))
+            .to(self.user)
+            .subject(subject.as_str())
+            .date(seconds)
+            .message_id(format!("digest.{until}.{}@{domain}", self.now_ms))
+            // No holiday reply answers it (RFC 3834), and no list takes it.
+            .header("Auto-Submitted", Raw::new("auto-generated"))
+            .header("X-Auto-Response-Suppress", Raw::new("All"))
+            .text_body(self.plain())
+            .html_body(self.html())
+            .write_to_vec()
+    }
+
+    fn how(&self) -> String {
+        format!(
+            "To have one of them delivered, ask postmaster@{} and name its id. They are kept for {}.",
+            domain(self.user),
+            mpp_settings::form::duration_text(self.keep_ms)
+        )
+    }
+
+    fn plain(&self) -> String {
+        let mut out = format!("Held for {} since the last digest:\n", self.user);
+        for row in self.rows {
+            // Writing to a string cannot fail.
+            let _ = write!(
+                out,
+                "\n{}  {}\n  From:    {}\n  Subject: {}\n  Why:     {}\n",
+                row.id,
+                time_text(row.at_ms),
+                sender(row),
+                row.subject,
+                row.reason
+            );
+        }
+        if self.is_more {
+            out.push_str("\nThere are more.\n");
+        }
+        let _ = write!(out, "\n{}\n", self.how());
+        out
+    }
+
+    fn html(&self) -> String {
+        let mut out = format!(
+            "<!DOCTYPE html>\n<html><body>\n<p>Held for {} since the last digest:</p>\n\
+             <table border=\"1\" cellpadding=\"4\">\n<tr><th>Id</th><th>When</th><th>From</th>\
+             <th>Subject</th><th>Why</th></tr>\n",
+            escaped(self.user)
+        );
+        for row in self.rows {
+            out.push_str("<tr>");
+            for cell in [&row.id, &time_text(row.at_ms), sender(row), &row.subject, &row.reason] {
+                let _ = write!(out, "<td>{}</td>", escaped(cell));
+            }
+            out.push_str("</tr>\n");
+        }
+        out.push_str("</table>\n");
+        if self.is_more {
+            out.push_str("<p>There are more.</p>\n");
+        }
+        let _ = write!(out, "<p>{}</p>\n</body></html>\n", escaped(&self.how()));
+        out
+    }
+}
+
+fn sender(row: &Row) -> &str {
+    if row.sender.is_empty() { "(nobody)" } else { &row.sender }
+}
+
+/// A time for people, in UTC.
+pub fn time_text(ms: u64) -> String {
+    let (days, minutes) = (ms / 86_400_000, ms / 60_000 % 1440);
+    let day = mpp_hub::statistics::day_text(days);
+    format!("{day} {:02}:{:02} UTC", minutes / 60, minutes % 60)
+}
+
+/// A text that is nothing else in HTML.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            letter => out.push(letter),
+        }
+    }
+    out
+}
+
+impl Index {
+    async fn digest_users(
+        &self,
+        mut after: String,
+    ) -> Result<(Vec<String>, Option<String>), String> {
+        let mut users = Vec::new();
+        for _ in 0..USERS_MAX {
+            let mut read = self.read.lock().await;
+            let row = sqlx::query(
+                "SELECT h.recipient, EXISTS (SELECT 1 FROM held n WHERE n.recipient = h.recipient \
+                 AND n.state = 0 AND n.message > coalesce((SELECT d.message FROM digest d \
+                 WHERE d.recipient = h.recipient), 0)) \
+                 FROM held h WHERE h.recipient > ?1 ORDER BY h.recipient LIMIT 1",
+            );
+            let row = row.bind(&after).fetch_optional(&mut *read).await.map_err(trouble)?;
+            let Some(row) = row else { return Ok((users, None)) };
+            after = row.try_get(0).map_err(trouble)?;
+            if row.try_get::<i64, _>(1).map_err(trouble)? > 0 {
+                users.push(after.clone());
+            }
+        }
+        Ok((users, Some(after)))
+    }
+
+    async fn digest_until(&self, user: &str) -> Result<Id, String> {
+        let mut read = self.read.lock().await;
+        let row = sqlx::query("SELECT message FROM digest WHERE recipient = ?1").bind(user);
+        let row = row.fetch_optional(&mut *read).await.map_err(trouble)?;
+        let number = row.map_or(Ok(0), |row| row.try_get::<i64, _>(0)).map_err(trouble)?;
+        Ok(Id::of(unsigned(number)))
+    }
+
+    async fn digest_sent(&self, user: &str, until: Id) -> Result<(), String> {
+        let mut write = self.write.lock().await;
+        let row = sqlx::query(
+            "INSERT INTO digest VALUES (?1, ?2) \
+             ON CONFLICT (recipient) DO UPDATE SET message = excluded.message",
+        );
+        let row = row.bind(user).bind(signed(until.number()));
+        row.execute(&mut *write).await.map(drop).map_err(trouble)
+    }
+}

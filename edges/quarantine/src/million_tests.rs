@@ -1,0 +1,124 @@
+//! Lists and searches among a million messages: the figures of docs/benchmarks.md. Not run with the other
+//! tests, since it takes minutes:
+//! `cargo test --release -p mpp-quarantine a_million -- --ignored --nocapture`.
+
+use std::time::Instant;
+
+use mpp_hub::id::Ids;
+use sqlx::Connection as _;
+
+use crate::index::insert_into;
+use crate::record::Message;
+use crate::store_tests::{NOON, Scene, holding};
+use crate::{Scope, Search};
+
+const COUNT: u64 = 1_000_000;
+/// Messages come over thirty days.
+const GAP_MS: u64 = 30 * 86_400_000 / COUNT;
+const USERS: u64 = 5_000;
+const ROUNDS: usize = 20;
+
+fn fill(scene: &Scene) {
+    let inner = &scene.store.inner;
+    let ids = Ids::default();
+    scene.wait(async {
+        let mut write = inner.index.write.lock().await;
+        let mut all = write.begin().await.unwrap();
+        for number in 0..COUNT {
+            let user = format!("user{}@domain{}.example", number % USERS, number % 50);
+            let sender = format!("sender{}@spam{}.example", number % 70_001, number % 997);
+            let at_ms = NOON - (COUNT - number) * GAP_MS;
+            let mut holding = holding(at_ms, &sender, &[&user]);
+            holding.reason = if number % 1000 == 0 { "virus" } else { "spam" }.into();
+            let subject = format!("offer number{number} for rare{} things", number % 9_973);
+            let id = ids.next(at_ms);
+            let message = Message { id, holding, subject, bytes: 9_000, disk_bytes: 3_000 };
+            insert_into(&mut all, &message).await.unwrap();
+            if number % 10_000 == 9_999 {
+                all.commit().await.unwrap();
+                all = write.begin().await.unwrap();
+            }
+        }
+        all.commit().await.unwrap();
+    });
+}
+
+#[test]
+#[ignore = "a benchmark of some minutes"]
+fn a_million_messages_are_listed_and_searched() {
+    let scene = Scene::start();
+    let begin = Instant::now();
+    fill(&scene);
+    let size = std::fs::metadata(scene.folder.path().join("index.sqlite")).unwrap().len();
+    println!("filled in {:?}, index {} MiB", begin.elapsed(), size >> 20);
+    let user = Scope::User("user4999@domain49.example".into());
+    let search = Search { most: 50, ..Search::default() };
+    let words = |words: &str| Search { words: words.into(), ..search.clone() };
+    let cases: Vec<(&str, Search, usize)> = vec![
+        ("all, first page", search.clone(), 50),
+        (
+            "all, a page in the middle",
+            Search { until_ms: Some(NOON - COUNT / 2 * GAP_MS), ..search.clone() },
+            50,
+        ),
+        ("of a user", Search { scope: user.clone(), ..search.clone() }, 50),
+        (
+            "of a domain",
+            Search { scope: Scope::Domain("domain49.example".into()), ..search.clone() },
+            50,
+        ),
+        ("a sender", Search { sender: "sender7@spam7.example".into(), ..search.clone() }, 1),
+        ("a domain of senders", Search { sender: "@spam5.example".into(), ..search.clone() }, 50),
+        ("a word that all have", words("offer"), 50),
+        ("a rare word", words("rare77"), 50),
+        ("the beginning of a word", words("number99999*"), 11),
+        ("two words", words("offer number31337"), 1),
+        ("a word of a user", Search { scope: user, ..words("offer") }, 50),
+        ("a rare reason", Search { reason: "virus".into(), ..search.clone() }, 50),
+        (
+            "a rare reason and a word that all have",
+            Search { reason: "virus".into(), ..words("offer") },
+            2,
+        ),
+    ];
+    for (name, search, wanted) in cases {
+        let mut times = Vec::new();
+        for _ in 0..ROUNDS {
+            let begin = Instant::now();
+            let page = scene.wait(scene.store.list(search.clone())).unwrap();
+            times.push(begin.elapsed());
+            assert_eq!(page.rows.len(), wanted, "{name}");
+        }
+        times.sort();
+        println!("{name:40} median {:?}, most {:?}", times[ROUNDS / 2], times[ROUNDS - 1]);
+    }
+    // A hundred thousand grow old while lists are asked for.
+    let store = std::sync::Arc::clone(&scene.store);
+    scene.clock.advance_to(NOON + 3 * 86_400_000);
+    let begin = Instant::now();
+    let (expired, longest) = scene.wait(async {
+        let mut longest = std::time::Duration::ZERO;
+        let mut expire = Box::pin(store.expire());
+        loop {
+            let begin = Instant::now();
+            let page = store.list(search.clone()).await.unwrap();
+            assert_eq!(page.rows.len(), 50);
+            longest = longest.max(begin.elapsed());
+            let done = std::future::poll_fn(|context| {
+                std::task::Poll::Ready(match expire.as_mut().poll(context) {
+                    std::task::Poll::Ready(done) => Some(done),
+                    std::task::Poll::Pending => None,
+                })
+            });
+            if let Some(done) = done.await {
+                break (done.unwrap(), longest);
+            }
+        }
+    });
+    assert_eq!(expired.too_old, 100_000);
+    println!(
+        "{} expired in {:?}; a page meanwhile {longest:?} at the most",
+        expired.too_old,
+        begin.elapsed()
+    );
+}
