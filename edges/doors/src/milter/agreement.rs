@@ -211,7 +211,8 @@ mod tests {
     #[test]
     fn versions_that_are_too_old_are_refused_and_newer_ones_spoken_to_as_ours() {
         let needs = Needs::default();
-        let wishes = Wishes { stages: &[], rejected: false, needs: &needs, size: false };
+        let wishes =
+            Wishes { stages: &[], rejected: false, needs: &needs, size: false, scans: false };
         let of = |version| {
             Agreement::new(Offer { version, actions: 0, protocol: 0 }, &wishes).map(|it| it.version)
         };
