@@ -9,10 +9,12 @@ use mpp_config::Quarantine as Settings;
 use mpp_config::proxy::Taking;
 use mpp_doors::proxy::{Gate, Injected};
 use mpp_engine::facts::Stage;
+use mpp_hub::directory::Answering;
 use mpp_hub::quarantine::Holding;
 use mpp_hub::spool::{Spool, Spooled};
 use mpp_hub::{Asked, Hub, Observed};
-use mpp_quarantine::{Quarantine, Release, Scope, Search, State};
+use mpp_pages::{Held, Pages};
+use mpp_quarantine::{Opened, Quarantine, Release, Scope, Search, State};
 use serde_json::{Value, json};
 
 /// Rows of a page if nobody says otherwise.
@@ -140,6 +142,8 @@ impl Keeper {
     ) -> Vec<(String, Injected)> {
         let (name, hop) = route.rsplit_once('/').unwrap_or((route, "0"));
         let gate = self.gates.iter().find(|gate| *gate.proxy().name == *name);
+        // What came by milter leaves by whatever proxy there is.
+        let gate = gate.or_else(|| self.gates.first().filter(|_| name == "milter"));
         let Some(gate) = gate else {
             let trouble = Injected::NotTaken(format!("there is no proxy `{name}` any more"));
             return recipients.iter().map(|it| (it.clone(), trouble.clone())).collect();
@@ -255,3 +259,35 @@ fn search(request: &Value, scope: Scope) -> Result<Search, String> {
         most: usize::try_from(number("most").unwrap_or(ROWS)).unwrap_or(usize::MAX),
     })
 }
+
+/// The keeper, as the pages of digests' links see it.
+pub(crate) struct Front(pub(crate) Arc<Keeper>);
+
+impl Pages for Front {
+    fn held<'a>(&'a self, token: &'a str) -> Answering<'a, Result<Held, String>> {
+        Box::pin(async move {
+            let Opened { id, user } = self.0.quarantine.opened(token).ok_or(NOTHING)?;
+            let shown = self.0.quarantine.show(&id, &Scope::User(user.clone())).await;
+            let row = shown.map_err(|_| NOTHING)?.row;
+            let sender = if row.sender.is_empty() { "(nobody)".into() } else { row.sender };
+            let when = mpp_quarantine::time_text(row.at_ms);
+            Ok(Held { id, user, sender, subject: row.subject, when, reason: row.reason })
+        })
+    }
+
+    fn release<'a>(&'a self, token: &'a str) -> Answering<'a, Result<String, String>> {
+        Box::pin(async move {
+            let Opened { id, user } = self.0.quarantine.opened(token).ok_or(NOTHING)?;
+            let done = self.0.release(&id, &Scope::User(user), false).await?;
+            let state = done.pointer("/recipients/0/state").and_then(Value::as_str);
+            match state {
+                Some("released") => Ok("It is on its way to you.".into()),
+                None => Ok("It will be with you soon.".into()),
+                Some(_) => Err("Your mail server does not take it now: try again later.".into()),
+            }
+        })
+    }
+}
+
+/// What a link says that opens nothing.
+const NOTHING: &str = "This link opens nothing, or nothing any more.";

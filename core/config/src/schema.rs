@@ -69,6 +69,8 @@ pub struct Listen {
     pub milter_stages: Vec<Stage>,
     /// Whether the milter wants to hear of recipients that the mail server itself refuses.
     pub milter_rejected: bool,
+    /// Where the pages of digests' links are served by HTTP, for a web server in front.
+    pub pages: Vec<String>,
     /// Where commands reach the daemon, `unix:PATH`; empty: in the state directory.
     pub admin: String,
     /// How many connections may be open at once.
@@ -97,6 +99,8 @@ pub struct Quarantine {
     pub size: u64,
     /// How many bytes those of one recipient may take.
     pub user_size: u64,
+    /// What the links of digests begin with, up to the `?`; empty: they have none.
+    pub links: String,
 }
 
 /// `[networks]`: who is ours.
@@ -171,7 +175,19 @@ fn read_quarantine(table: &mut Reader<'_>) -> Quarantine {
         keep_ms: table.duration_ms("keep", "30d").max(1),
         size: table.size_bytes("size", "10 GiB"),
         user_size: table.size_bytes("user_size", "200 MiB"),
+        links: table.text("links", ""),
     };
+    let is_web =
+        quarantine.links.starts_with("https://") || quarantine.links.starts_with("http://");
+    let is_plain =
+        quarantine.links.bytes().all(|b| b.is_ascii_graphic() && !b"?#<>\"'&".contains(&b));
+    let is_fine = quarantine.links.is_empty() || is_web && is_plain;
+    if !is_fine {
+        table.mistake(
+            "links",
+            "expected a place on the web, such as \"https://mail.example.org/held\"",
+        );
+    }
     table.finish();
     quarantine
 }
@@ -182,6 +198,7 @@ fn read_listen(table: &mut Reader<'_>) -> Listen {
         milter: table.list("milter", &[], address),
         milter_stages: table.list("milter_stages", &["RCPT", "END-OF-MESSAGE"], stage),
         milter_rejected: table.flag("milter_rejected", false),
+        pages: table.list("pages", &[], address),
         admin: table.text("admin", ""),
         connections_max: usize::try_from(table.count("connections", 50_000, (1, 1_000_000)))
             .unwrap_or(50_000),

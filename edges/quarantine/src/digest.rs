@@ -10,6 +10,7 @@ use sqlx::Row as _;
 
 use crate::index::{Index, signed, trouble, unsigned};
 use crate::record::{Row, domain};
+use crate::seal::Seal;
 use crate::search::{Scope, Search};
 use crate::{Inner, Quarantine};
 
@@ -62,7 +63,9 @@ impl Quarantine {
             let page = inner.index.list(&search).await?;
             let Some(newest) = page.rows.first() else { return Ok(None) };
             let (route, until) = (newest.route.clone(), Id::parse(&newest.id).unwrap_or(after));
+            let settings = inner.settings();
             let made = Made {
+                links: (!settings.links.is_empty()).then_some((&*settings.links, &inner.seal)),
                 user: &user,
                 rows: &page.rows,
                 is_more: page.cursor.is_some(),
@@ -88,6 +91,8 @@ impl Quarantine {
 
 /// What a digest is made of.
 struct Made<'a> {
+    /// What links begin with, and what signs them; nothing: there are none.
+    links: Option<(&'a str, &'a Seal)>,
     user: &'a str,
     rows: &'a [Row],
     is_more: bool,
@@ -116,7 +121,21 @@ impl Made<'_> {
             .write_to_vec()
     }
 
+    /// The link that lets a message out.
+    fn link(&self, row: &Row) -> Option<String> {
+        let (base, seal) = self.links?;
+        let until_ms = row.at_ms.saturating_add(self.keep_ms);
+        let token = seal.token(Id::parse(&row.id)?, self.user, until_ms);
+        Some(format!("{base}?t={token}"))
+    }
+
     fn how(&self) -> String {
+        if self.links.is_some() {
+            return format!(
+                "A link opens a page where you can have the message delivered. They are kept for {}.",
+                mpp_settings::form::duration_text(self.keep_ms)
+            );
+        }
         format!(
             "To have one of them delivered, ask postmaster@{} and name its id. They are kept for {}.",
             domain(self.user),
@@ -137,6 +156,9 @@ impl Made<'_> {
                 row.subject,
                 row.reason
             );
+            if let Some(link) = self.link(row) {
+                let _ = writeln!(out, "  Deliver: {link}");
+            }
         }
         if self.is_more {
             out.push_str("\nThere are more.\n");
@@ -156,6 +178,9 @@ impl Made<'_> {
             out.push_str("<tr>");
             for cell in [&row.id, &time_text(row.at_ms), sender(row), &row.subject, &row.reason] {
                 let _ = write!(out, "<td>{}</td>", escaped(cell));
+            }
+            if let Some(link) = self.link(row) {
+                let _ = write!(out, "<td><a href=\"{}\">deliver</a></td>", escaped(&link));
             }
             out.push_str("</tr>\n");
         }

@@ -9,6 +9,7 @@ mod digest;
 mod expire;
 mod files;
 mod index;
+mod links;
 mod record;
 mod release;
 mod repair;
@@ -32,6 +33,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 
 pub use digest::{Digest, time_text};
 pub use expire::Expired;
+pub use links::Opened;
 pub use record::{Row, State};
 pub use release::Release;
 pub use search::{Page, Scope, Search};
@@ -107,6 +109,10 @@ impl Quarantine {
         let thread = std::thread::Builder::new().name("quarantine".into()).spawn(run);
         let thread = thread.map_err(|error| named(error.to_string()))?;
         Ok(Arc::new(Self { inner, runtime: handle, thread: Some((stop, thread)) }))
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
     }
 
     /// Takes other limits; the folder stays.

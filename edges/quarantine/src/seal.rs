@@ -59,6 +59,16 @@ impl Seal {
         Ok(format!("{said} {}", hex(tag.as_ref())))
     }
 
+    /// The signature of a text, as letters.
+    pub(crate) fn tag(&self, said: &str) -> String {
+        hex(hmac::sign(&self.key, said.as_bytes()).as_ref())
+    }
+
+    /// Whether it is the signature of a text; takes the same time whatever is wrong.
+    pub(crate) fn is_tag(&self, said: &str, tag: &str) -> bool {
+        unhex(tag).is_some_and(|tag| hmac::verify(&self.key, said.as_bytes(), &tag).is_ok())
+    }
+
     /// Whether it is ours, and of this text. The text is read only if it is ours.
     pub(crate) fn holds(&self, value: &[u8], text: &Spooled, now_ms: u64) -> bool {
         let Ok(value) = std::str::from_utf8(value) else { return false };
@@ -125,7 +135,7 @@ impl Read for Whole<'_> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
         // Writing to a string cannot fail.
@@ -134,7 +144,7 @@ fn hex(bytes: &[u8]) -> String {
     text
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
     let pairs = text.as_bytes().chunks(2).map(|pair| {
         let pair = std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?;
         u8::from_str_radix(pair, 16).ok()

@@ -23,7 +23,13 @@ pub(crate) struct Scene {
 }
 
 pub(crate) fn settings() -> Settings {
-    Settings { folder: String::new(), keep_ms: 30 * DAY, size: 10 << 30, user_size: 1 << 30 }
+    Settings {
+        folder: String::new(),
+        keep_ms: 30 * DAY,
+        size: 10 << 30,
+        user_size: 1 << 30,
+        links: String::new(),
+    }
 }
 
 pub(crate) fn spooled(text: &[u8]) -> Arc<Spooled> {

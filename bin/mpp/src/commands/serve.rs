@@ -21,13 +21,14 @@ use mpp_hub::clock::RealClock;
 use mpp_hub::quarantine::Quarantine as Hold;
 use mpp_hub::spool::Spool;
 use mpp_hub::store::{Health, Store as _};
+use mpp_pages::Pages;
 use mpp_quarantine::Quarantine;
 use mpp_stores::embedded;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{Failure, postfix};
-use crate::keeper::Keeper;
+use crate::keeper::{Front, Keeper};
 use crate::load::{self, Loaded};
 use crate::reload::Reloader;
 use crate::{place, wiring};
@@ -88,6 +89,7 @@ impl Serve {
         let doors = Doors {
             quarantine,
             policy: bind(wanted)?,
+            pages: bind(&loaded.configuration.listen.pages)?,
             milter: bind(&loaded.configuration.listen.milter)?,
             stages: loaded.configuration.listen.milter_stages.clone().into(),
             proxies: bind_proxies(&loaded.configuration.proxies)?,
@@ -140,6 +142,7 @@ struct Doors {
     /// Where their messages wait.
     spool: Arc<Spool>,
     policy: Vec<Listener>,
+    pages: Vec<Listener>,
     milter: Vec<Listener>,
     /// The stages at which the milter asks.
     stages: Arc<[Stage]>,
@@ -166,7 +169,10 @@ impl Doors {
         let proxies = self.proxies.iter().map(|(it, gate)| Ok((it.copy()?, Arc::clone(gate))));
         let proxies = proxies.collect::<io::Result<Vec<_>>>()?;
         let (stages, spool) = (Arc::clone(&self.stages), Arc::clone(&self.spool));
-        Ok(Self { proxies, quarantine: self.quarantine.clone(), spool, policy, milter, stages })
+        let quarantine = self.quarantine.clone();
+        // The pages are served by one thread.
+        let pages = Vec::new();
+        Ok(Self { proxies, quarantine, spool, policy, pages, milter, stages })
     }
 }
 
@@ -179,6 +185,8 @@ struct Node {
     places: Arc<Places>,
     /// Those of the proxies, whose connections are waited for at the end.
     proxy_places: Arc<Places>,
+    /// Who answers for the pages of the quarantine.
+    pages: Option<Arc<Keeper>>,
     stopping: watch::Sender<bool>,
 }
 
@@ -217,6 +225,7 @@ impl Node {
             let (hub, spool) = (Arc::clone(&hub), Arc::clone(&doors.spool));
             Arc::new(Keeper::new(hub, Arc::clone(quarantine), (doors.gates(), spool)))
         });
+        let pages = keeper.clone();
         let reloader = Reloader::new(
             Arc::clone(&hub),
             config,
@@ -231,6 +240,7 @@ impl Node {
             workers,
             places,
             proxy_places,
+            pages,
             stopping: watch::Sender::new(false),
         })
     }
@@ -254,6 +264,7 @@ impl Node {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
+            self.serve_pages(&doors)?;
             self.watch(admin_listener).await?;
             self.finish_messages().await;
             Ok::<(), Failure>(())
@@ -264,6 +275,18 @@ impl Node {
         }
         drop((doors, admin_file));
         mpp_hub::say("stopped");
+        Ok(())
+    }
+
+    /// Answers on the pages of the quarantine, if there are any.
+    fn serve_pages(&self, doors: &Doors) -> io::Result<()> {
+        let Some(keeper) = &self.pages else { return Ok(()) };
+        for listener in &doors.pages {
+            let pages: Arc<dyn Pages> = Arc::new(Front(Arc::clone(keeper)));
+            take(listener.copy()?, &self.places, move |io, _| {
+                mpp_pages::serve(io, Arc::clone(&pages))
+            });
+        }
         Ok(())
     }
 

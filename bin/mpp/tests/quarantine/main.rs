@@ -10,6 +10,7 @@
 
 mod crash;
 mod disk;
+mod links;
 mod release;
 mod views;
 
