@@ -173,6 +173,13 @@ pub struct HeaderNames {
 }
 
 impl HeaderNames {
+    /// These besides.
+    #[must_use]
+    pub fn with(mut self, names: &[&str]) -> Self {
+        self.exact.extend(names.iter().map(|name| name.to_ascii_lowercase()));
+        self
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.exact.is_empty() && self.beginnings.is_empty()

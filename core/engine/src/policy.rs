@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use ipnet::IpNet;
 
 use crate::address;
-use crate::checks::Armed;
+use crate::checks::{Armed, Mode};
 use crate::directory::{Membership, Memberships, Side};
 use crate::edits::{Editing, Needs};
 use crate::facts::{Direction, Facts};
@@ -138,6 +138,7 @@ pub struct Policies {
     has_parents: [bool; 3],
     needs: Needs,
     count_bytes: bool,
+    scan: bool,
 }
 
 #[derive(Debug)]
@@ -194,10 +195,15 @@ impl Policies {
         let needs = needs(&default, &others);
         let count_bytes =
             default.counts_bytes || others.iter().any(|(policy, _)| policy.counts_bytes);
+        let scans = |policy: &Policy| {
+            policy.scanning.as_ref().is_some_and(|scanning| scanning.mode != Mode::Off)
+        };
+        let scan = scans(&default) || others.iter().any(|(policy, _)| scans(policy));
         let mut policies = Self {
             default,
             needs,
             count_bytes,
+            scan,
             entries: Vec::with_capacity(others.len()),
             index: HashMap::new(),
             networks: NetworkMap::default(),
@@ -376,6 +382,11 @@ impl Policies {
     /// Whether any of them counts the bytes of messages.
     pub fn count_bytes(&self) -> bool {
         self.count_bytes
+    }
+
+    /// Whether any of them has messages scanned, so that a door has to see them whole.
+    pub fn scan(&self) -> bool {
+        self.scan
     }
 
     /// How many there are, the default included.

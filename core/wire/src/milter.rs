@@ -137,6 +137,14 @@ pub enum Event<'b> {
     },
     /// The end of the header.
     EndOfHeaders,
+    /// A part of what a header field or a piece of the body holds, if that is wanted
+    /// ([`Decoder::hand_out_content`]): it comes behind [`Event::Header`] or [`Event::Body`].
+    Content {
+        /// The bytes; the value of a header field ends with NUL.
+        bytes: &'b [u8],
+        /// Whether nothing of it is to come.
+        is_last: bool,
+    },
     /// A piece of the body, so many bytes.
     Body(usize),
     /// The message has ended.
@@ -194,8 +202,10 @@ pub struct Decoder {
     held: Vec<u8>,
     /// Bytes at the beginning that have been handed out.
     taken: usize,
-    /// Bytes of content still to come, which nobody wants.
+    /// Bytes of content still to come.
     skipped: usize,
+    /// Whether somebody wants them.
+    wants_content: bool,
 }
 
 impl Decoder {
@@ -207,6 +217,11 @@ impl Decoder {
             self.held = Vec::new();
         }
         self.held.extend_from_slice(bytes);
+    }
+
+    /// Has content handed out, as it comes; by default it is left out.
+    pub fn hand_out_content(&mut self) {
+        self.wants_content = true;
     }
 
     /// How many bytes wait for the rest of their packet.
@@ -225,8 +240,13 @@ impl Decoder {
     /// What came is no milter protocol. Close the connection.
     pub fn next_event(&mut self) -> Result<Option<Event<'_>>, Malformed> {
         let gone = self.skipped.min(self.held());
+        let start = self.taken;
         self.taken += gone;
         self.skipped -= gone;
+        if gone > 0 && self.wants_content {
+            let bytes = self.held.get(start..start + gone).unwrap_or_default();
+            return Ok(Some(Event::Content { bytes, is_last: self.skipped == 0 }));
+        }
         let rest = self.held.get(self.taken..).unwrap_or_default();
         let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
         let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
@@ -259,7 +279,9 @@ impl Decoder {
             None if seen.len() == size => return Err(Malformed::Payload('L')),
             None => return Ok(None),
         };
-        self.skip(start, size);
+        // The NUL behind the name belongs to it.
+        let behind = if self.wants_content { (length + usize::from(!is_cut)).min(size) } else { 0 };
+        self.skip(start + behind, size - behind);
         let name = self.held.get(start..start + length).unwrap_or_default();
         // Two NUL stand for the colon with its space, and CRLF.
         Ok(Some(Event::Header { name, is_cut, size_bytes: size + 2 }))
@@ -268,6 +290,7 @@ impl Decoder {
     /// Leaves out a payload, as far as it is there and as it comes.
     fn skip(&mut self, start: usize, size: usize) {
         let there = size.min(self.held.len().saturating_sub(start));
+        let there = if self.wants_content { 0 } else { there };
         self.taken = start + there;
         self.skipped = size - there;
     }
@@ -387,6 +410,41 @@ mod tests {
         assert!(whole[2].contains("port: 4242"), "{}", whole[2]);
         for piece in [1, 2, 3, 7, 64] {
             assert_eq!(events(&bytes, piece).unwrap(), whole);
+        }
+    }
+
+    #[test]
+    fn content_is_handed_out_where_it_is_wanted_however_it_is_cut() {
+        let bytes = [
+            packet(b'L', b"Subject\0 hi\n\tthere\0"),
+            packet(b'L', b"X-Empty\0\0"),
+            packet(b'B', b"some text\r\n"),
+            packet(b'B', b""),
+            packet(b'E', b""),
+        ]
+        .concat();
+        for piece in [1, 2, 5, 64] {
+            let mut decoder = Decoder::default();
+            decoder.hand_out_content();
+            let (mut text, mut ends) = (Vec::new(), 0);
+            for piece in bytes.chunks(piece) {
+                decoder.feed(piece);
+                while let Some(event) = decoder.next_event().unwrap() {
+                    match event {
+                        Event::Header { name, .. } => text.extend([name, b":"].concat()),
+                        Event::Content { bytes, is_last } => {
+                            text.extend_from_slice(bytes);
+                            ends += usize::from(is_last);
+                        }
+                        Event::Body(_) => text.push(b'|'),
+                        _ => text.push(b'.'),
+                    }
+                }
+            }
+            let text = String::from_utf8(text).unwrap();
+            assert_eq!(text, "Subject: hi\n\tthere\0X-Empty:\0|some text\r\n|.", "{piece}");
+            assert_eq!(ends, 3);
+            assert!(!decoder.is_inside());
         }
     }
 

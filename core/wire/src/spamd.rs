@@ -4,7 +4,7 @@
 //! use mpp_wire::spamd::{request, response};
 //!
 //! assert_eq!(request("", 5), "SYMBOLS SPAMC/1.5\r\nContent-length: 5\r\n\r\n");
-//! let said = b"SPAMD/1.1 0 EX_OK\r\nContent-length: 6\r\nSpam: True ; 7.5 / 5.0\r\n\r\nA,B\r\n";
+//! let said = b"SPAMD/1.1 0 EX_OK\r\nContent-length: 5\r\nSpam: True ; 7.5 / 5.0\r\n\r\nA,B\r\n";
 //! let read = response(said).unwrap();
 //! assert_eq!((read.score, read.required, &*read.tests), (7.5, 5.0, "A,B"));
 //! ```

@@ -79,6 +79,7 @@ pub(crate) fn step(event: &Event<'_>) -> Option<String> {
         | Event::Header { .. }
         | Event::EndOfHeaders
         | Event::Body(_)
+        | Event::Content { .. }
         | Event::Quit
         | Event::Unknown => return None,
     })

@@ -5,6 +5,7 @@ pub mod listen;
 pub mod milter;
 pub mod policy;
 pub mod proxy;
+mod scanning;
 
 /// Says something to the operator, on standard error.
 pub(crate) fn warn(text: &str) {

@@ -120,7 +120,8 @@ fn open_quarantine(
     configuration: &Configuration,
     state: &Path,
 ) -> Result<Option<Arc<Quarantine>>, Failure> {
-    if configuration.proxies.is_empty() {
+    let scans = !configuration.listen.milter.is_empty() && configuration.policies.scan();
+    if configuration.proxies.is_empty() && !scans {
         return Ok(None);
     }
     let settings = &configuration.quarantine;
@@ -361,8 +362,11 @@ fn work(
             let door = Door { hub: Arc::clone(hub), virtual_clock: None };
             take(listener, places, move |io, peer| door.clone().serve(io, address(peer)));
         }
+        let quarantine = doors.quarantine.clone().map(|it| it as Arc<dyn Hold>);
         for listener in doors.milter {
-            let door = milter::Door { hub: Arc::clone(hub), stages: Arc::clone(&doors.stages) };
+            let (hub, stages) = (Arc::clone(hub), Arc::clone(&doors.stages));
+            let (spool, quarantine) = (Arc::clone(&doors.spool), quarantine.clone());
+            let door = milter::Door { hub, stages, spool, quarantine };
             take(listener, places, move |io, peer| door.clone().serve(io, address(peer)));
         }
         for (listener, gate) in doors.proxies {
@@ -370,7 +374,7 @@ fn work(
             tokio::spawn(Arc::clone(&pool).sweep(Arc::clone(&gate)));
             let (hub, stopping) = (Arc::clone(hub), stopping.clone());
             let spool = Arc::clone(&doors.spool);
-            let quarantine = doors.quarantine.clone().map(|it| it as Arc<dyn Hold>);
+            let quarantine = quarantine.clone();
             let door = proxy::Door { hub, gate, pool, spool, quarantine, stopping };
             take(listener, proxy_places, move |io, peer| door.clone().serve(io, peer));
         }

@@ -9,6 +9,7 @@
 )]
 
 mod faults;
+mod milter;
 mod queue;
 mod verdicts;
 

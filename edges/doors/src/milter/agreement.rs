@@ -6,6 +6,8 @@ use mpp_engine::facts::Stage;
 use mpp_wire::milter::{VERSION, actions, protocol};
 use mpp_wire::milter_answer::{Answer, MacroStage};
 
+use super::scan::OURS;
+
 /// Older servers know neither replies of a filter's own nor half of the rest.
 const VERSION_LEAST: u32 = 2;
 
@@ -39,6 +41,8 @@ pub(super) struct Wishes<'a> {
     pub(super) needs: &'a Needs,
     /// Whether policies count the bytes of messages.
     pub(super) size: bool,
+    /// Whether policies have messages scanned.
+    pub(super) scans: bool,
 }
 
 /// What holds on a connection.
@@ -51,6 +55,8 @@ pub(super) struct Agreement {
     pub(super) removed: HeaderNames,
     /// Whether the header and the body come, so that their size is known.
     pub(super) measures: bool,
+    /// Whether messages can be collected for scanners.
+    pub(super) scans: bool,
 }
 
 impl Agreement {
@@ -62,20 +68,21 @@ impl Agreement {
         if offer.version < VERSION_LEAST {
             return Err(format!("version {} of the protocol is not spoken", offer.version));
         }
-        let Wishes { stages, rejected, needs, size } = *wishes;
+        let Wishes { stages, rejected, needs, size, scans } = *wishes;
         let mut wanted = actions::QUARANTINE | actions::MACROS;
         for (is_needed, action) in [
-            (needs.adds_headers, actions::ADD_HEADERS),
-            (!needs.removed.is_empty(), actions::CHANGE_HEADERS),
-            (needs.adds_recipients, actions::ADD_RECIPIENTS),
-            (needs.removes_recipients, actions::REMOVE_RECIPIENTS),
+            (needs.adds_headers || scans, actions::ADD_HEADERS),
+            (!needs.removed.is_empty() || scans, actions::CHANGE_HEADERS),
+            (needs.adds_recipients || scans, actions::ADD_RECIPIENTS),
+            (needs.removes_recipients || scans, actions::REMOVE_RECIPIENTS),
         ] {
             wanted |= if is_needed { action } else { 0 };
         }
         let actions = wanted & offer.actions;
         let removes = actions & actions::CHANGE_HEADERS != 0;
         let asks = |stage: Stage| stages.contains(&stage);
-        let measures = size && asks(Stage::EndOfMessage);
+        let scans = scans && asks(Stage::EndOfMessage);
+        let measures = (size || scans) && asks(Stage::EndOfMessage);
         let sees_headers = removes || measures;
         let mut steps = protocol::NO_END_OF_HEADERS | protocol::NO_UNKNOWN;
         for (is_wanted, flag) in [
@@ -92,8 +99,9 @@ impl Agreement {
             steps |= if is_wanted { flag } else { 0 };
         }
         let removed = if removes { needs.removed.clone() } else { HeaderNames::default() };
+        let removed = if removes && scans { removed.with(&OURS) } else { removed };
         let version = offer.version.min(VERSION);
-        Ok(Self { version, actions, protocol: steps & offer.protocol, removed, measures })
+        Ok(Self { version, actions, protocol: steps & offer.protocol, removed, measures, scans })
     }
 
     /// Says it to the server.
@@ -148,9 +156,9 @@ mod tests {
         let configuration = read.configuration.unwrap();
         let stages = &configuration.listen.milter_stages;
         let policies = &configuration.policies;
-        let (needs, size) = (policies.needs(), policies.count_bytes());
+        let (needs, size, scans) = (policies.needs(), policies.count_bytes(), policies.scan());
         let offer = Offer { version: 6, actions: offered.0, protocol: offered.1 };
-        Agreement::new(offer, &Wishes { stages, rejected, needs, size }).unwrap()
+        Agreement::new(offer, &Wishes { stages, rejected, needs, size, scans }).unwrap()
     }
 
     const ALL: (u32, u32) = (0x1ff, 0x1f_ffff);
@@ -203,7 +211,8 @@ mod tests {
     #[test]
     fn versions_that_are_too_old_are_refused_and_newer_ones_spoken_to_as_ours() {
         let needs = Needs::default();
-        let wishes = Wishes { stages: &[], rejected: false, needs: &needs, size: false };
+        let wishes =
+            Wishes { stages: &[], rejected: false, needs: &needs, size: false, scans: false };
         let of = |version| {
             Agreement::new(Offer { version, actions: 0, protocol: 0 }, &wishes).map(|it| it.version)
         };

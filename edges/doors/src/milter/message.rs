@@ -10,6 +10,7 @@ use mpp_wire::milter_answer::Answer;
 
 use super::CONTEXT;
 use super::agreement::Agreement;
+use super::scan::{Additions, Collected, OURS, has_subject};
 
 /// Bytes of a name or address that are kept; more is cut off.
 const TEXT_BYTES_MAX: usize = 4 * 1024;
@@ -158,6 +159,8 @@ pub(super) struct Message {
     named_bytes: usize,
     /// How much came of header and body.
     seen_bytes: u64,
+    /// What of it is collected for scanners.
+    pub(super) collected: Collected,
 }
 
 impl Message {
@@ -205,7 +208,7 @@ impl Message {
     pub(super) fn push(
         &self,
         edits: Option<&Edits>,
-        is_held: bool,
+        (is_held, additions): (bool, Option<&Additions>),
         agreement: &Agreement,
         out: &mut Vec<u8>,
     ) -> bool {
@@ -215,6 +218,17 @@ impl Message {
             is_agreed &= agreement.allows(answer.action());
             answer.push(out);
         };
+        if additions.is_some() {
+            // Nobody else may say what scanners say.
+            for (name, count) in &self.fields.found {
+                let is_ours = OURS.iter().any(|ours| name.eq_ignore_ascii_case(ours.as_bytes()));
+                let is_removed = edits.is_some_and(|edits| edits.removed().contains(name));
+                if is_ours && !is_removed {
+                    let places = (1..=*count).rev();
+                    places.for_each(|place| say(Answer::RemoveHeader { place, name }));
+                }
+            }
+        }
         if let Some(edits) = edits {
             // Before anything is inserted: places are those of the message as it came.
             for (name, count) in &self.fields.found {
@@ -237,6 +251,9 @@ impl Message {
                     say(Answer::AddRecipient(&format!("<{address}>")));
                 }
             }
+        }
+        if let Some(additions) = additions {
+            additions.answers(has_subject(&self.collected)).into_iter().for_each(&mut say);
         }
         if is_held {
             say(Answer::Quarantine("held by mpp"));

@@ -8,6 +8,7 @@
 
 mod agreement;
 mod message;
+mod scan;
 
 use std::io;
 use std::net::IpAddr;
@@ -17,8 +18,10 @@ use std::time::Duration;
 
 use mpp_engine::facts::Stage;
 use mpp_engine::verdict::Action;
+use mpp_hub::quarantine::Quarantine;
+use mpp_hub::spool::Spool;
 use mpp_hub::trace::Speaker;
-use mpp_hub::{Desk, Hub, Judged};
+use mpp_hub::{Desk, Hub, Judged, Order};
 use mpp_wire::milter::{Decoder, Event, Texts, protocol};
 use mpp_wire::milter_answer::Answer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -26,8 +29,10 @@ use tokio::time::timeout;
 
 use self::agreement::{Agreement, Offer, Wishes};
 use self::message::{Client, Fate, Known, Message, UNKNOWN, bare, readable};
+use self::scan::Outcome;
 use crate::dialogue;
 use crate::listen::Connection;
+use crate::scanning::Named;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 4096;
@@ -47,12 +52,22 @@ const TOO_MANY_FIELDS: Answer<'static> =
     Answer::Reply { code: 554, status: "5.6.0", text: "Too many header fields of one kind" };
 
 /// What a listener of this door knows.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Door {
     /// Where questions go.
     pub hub: Arc<Hub>,
     /// The stages at which something is asked.
     pub stages: Arc<[Stage]>,
+    /// Where messages wait that are looked into.
+    pub spool: Arc<Spool>,
+    /// Where messages are held, if they can be.
+    pub quarantine: Option<Arc<dyn Quarantine>>,
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Door").field("stages", &self.stages).finish_non_exhaustive()
+    }
 }
 
 impl Door {
@@ -79,6 +94,8 @@ struct Session {
     /// What was agreed on, once it was.
     agreement: Option<Agreement>,
     known: Known,
+    /// How the mail of the recipient is scanned that was judged last.
+    order: Option<Order>,
     desk: Desk,
 }
 
@@ -94,6 +111,7 @@ impl Session {
             messages: 0,
             agreement: None,
             known: Known::default(),
+            order: None,
             desk: Desk::default(),
         }
     }
@@ -116,6 +134,9 @@ impl Session {
                         let (step, before) = (self.watched_step(&event), out.len());
                         if let Err(wrong) = self.answer(event, &mut out).await {
                             break Some(Some(wrong));
+                        }
+                        if self.agreement.as_ref().is_some_and(|agreement| agreement.scans) {
+                            decoder.hand_out_content();
                         }
                         if let Some((client, step)) = step {
                             self.show((client, &step), out.get(before..).unwrap_or_default());
@@ -174,6 +195,11 @@ impl Session {
             Event::EndOfMessage => self.end(out).await,
             // Negotiated away; a server that cannot leave them out wants an answer to each.
             Event::EndOfHeaders | Event::Unknown => Answer::Continue.push(out),
+            Event::Content { bytes, is_last } => {
+                if let Some(message) = &mut self.known.message {
+                    message.collected.content(bytes, is_last);
+                }
+            }
             Event::Abort => {
                 self.leave();
                 self.known.noted.forget_message();
@@ -223,7 +249,7 @@ impl Session {
             Event::Recipient { .. } => ("RCPT", has_message),
             Event::Data => ("DATA", has_message),
             Event::Header { .. } | Event::EndOfHeaders => ("a header", has_message),
-            Event::Body(_) => ("a body", has_message),
+            Event::Body(_) | Event::Content { .. } => ("a body", has_message),
             Event::EndOfMessage => ("the end of a message", has_message),
             Event::Unknown => ("a command", has_client),
             Event::Abort => ("an abort", is_agreed),
@@ -240,6 +266,7 @@ impl Session {
             rejected: live.configuration.listen.milter_rejected,
             needs: live.configuration.policies.needs(),
             size: live.configuration.policies.count_bytes(),
+            scans: live.configuration.policies.scan(),
         };
         let agreement = Agreement::new(offer, &wishes)?;
         agreement.push(out);
@@ -307,6 +334,12 @@ impl Session {
         if let Some(message) = self.known.message.as_mut().filter(|_| passes) {
             message.recipients += 1;
             message.last_recipient = recipient;
+            message.collected.named.push(Named {
+                path: String::from_utf8_lossy(address).into_owned(),
+                parameters: String::new(),
+                order: self.order.take(),
+                is_held: false,
+            });
             if is_named {
                 message.name(address);
             }
@@ -314,8 +347,10 @@ impl Session {
     }
 
     fn header(&mut self, field: (&[u8], bool), size_bytes: usize, out: &mut Vec<u8>) {
+        self.begin_collecting();
         if let (Some(message), Some(agreement)) = (&mut self.known.message, &self.agreement) {
             message.see(field, &agreement.removed);
+            message.collected.field(field.0);
             message.measure(size_bytes);
         }
         if !self.is_quiet(protocol::QUIET_HEADERS) {
@@ -324,7 +359,9 @@ impl Session {
     }
 
     fn body(&mut self, size_bytes: usize, out: &mut Vec<u8>) {
+        self.begin_collecting();
         if let Some(message) = &mut self.known.message {
+            message.collected.body();
             message.measure(size_bytes);
         }
         if !self.is_quiet(protocol::QUIET_BODY) {
@@ -342,22 +379,53 @@ impl Session {
             message.weigh(agreement);
         }
         let judged = self.judge(Stage::EndOfMessage, "").await;
+        let is_refused = judged.as_ref().is_some_and(|judged| judged.reply.is_some());
+        let is_thrown_away = fate_of(judged.as_ref()) == Fate::Discarded;
+        let looks_into = judged.is_some() && !is_refused && !is_thrown_away;
+        let is_collected = looks_into
+            && self.known.message.as_ref().is_some_and(|message| message.collected.is_begun());
+        let outcome = if is_collected { Some(self.look_into().await) } else { None };
+        self.answer_end((judged, outcome), out);
+        self.known.noted.forget_message();
+    }
+
+    /// Says what becomes of a message that has ended.
+    fn answer_end(
+        &mut self,
+        (judged, outcome): (Option<Judged>, Option<Outcome>),
+        out: &mut Vec<u8>,
+    ) {
         let (Some(message), Some(agreement)) = (&mut self.known.message, &self.agreement) else {
             return;
         };
-        if let Some(reply) = judged.as_ref().and_then(|judged| judged.reply) {
-            let text = &self.desk.reply;
-            Answer::Reply { code: reply.code, status: reply.status, text }.push(out);
-        } else {
-            let fate = message.fate.max(fate_of(judged.as_ref()));
-            let edits = judged.as_ref().and_then(|judged| judged.edits.as_ref());
-            if fate == Fate::Discarded {
-                Answer::Discard.push(out);
-            } else if message.push(edits, fate == Fate::Held, agreement, out) {
-                Answer::Continue.push(out);
-            } else {
-                crate::warn("milter: the mail server does not let a message be held or changed");
-                CANNOT.push(out);
+        let text = &self.desk.reply;
+        let reply = judged.as_ref().and_then(|judged| judged.reply);
+        let fate = message.fate.max(fate_of(judged.as_ref()));
+        match (reply, &outcome) {
+            (Some(reply), _) => {
+                Answer::Reply { code: reply.code, status: reply.status, text }.push(out);
+            }
+            (None, Some(Outcome::Refused(code, status))) => {
+                Answer::Reply { code: *code, status, text }.push(out);
+            }
+            (None, Some(Outcome::NotNow)) => CANNOT.push(out),
+            (None, Some(Outcome::Gone)) => Answer::Discard.push(out),
+            (None, _) if fate == Fate::Discarded => Answer::Discard.push(out),
+            (None, Some(Outcome::Passes(_)) | None) => {
+                let additions = match &outcome {
+                    Some(Outcome::Passes(additions)) => Some(additions),
+                    _ => None,
+                };
+                let edits = judged.as_ref().and_then(|judged| judged.edits.as_ref());
+                let what = (fate == Fate::Held, additions);
+                if message.push(edits, what, agreement, out) {
+                    Answer::Continue.push(out);
+                } else {
+                    crate::warn(
+                        "milter: the mail server does not let a message be held or changed",
+                    );
+                    CANNOT.push(out);
+                }
             }
         }
         if judged.is_some() {
@@ -366,7 +434,6 @@ impl Session {
         } else {
             self.leave();
         }
-        self.known.noted.forget_message();
     }
 
     /// Asks if anything is to be asked at this step, and answers if the server waits for it.
@@ -407,7 +474,9 @@ impl Session {
             return None;
         }
         let asked = self.known.asked(stage, recipient)?;
-        Some(self.door.hub.judge(&asked, &mut self.desk).await)
+        let mut judged = self.door.hub.judge(&asked, &mut self.desk).await;
+        self.order = judged.scan.take();
+        Some(judged)
     }
 }
 

@@ -14,9 +14,9 @@ use super::client::Client;
 use super::gate::Tally;
 use super::offers::Offers;
 use super::reply::{self, NO_HOP};
-use super::scan::Named;
 use super::session::{Next, Session, asked};
 use super::transaction::{Parameters, Said, Transaction, knows_parameters};
+use crate::scanning::Named;
 
 /// What a filter's next hop offered so long ago is asked anew.
 const OFFERS_HOLD: Duration = Duration::from_mins(1);

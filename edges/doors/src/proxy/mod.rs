@@ -24,7 +24,7 @@ mod scan;
 mod session;
 mod strip;
 mod text;
-mod trace_header;
+pub(crate) mod trace_header;
 mod transaction;
 
 use std::net::SocketAddr;

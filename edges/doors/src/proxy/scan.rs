@@ -1,19 +1,17 @@
 //! Messages that are looked into before they are answered: collected in the spool, shown to the
 //! scanners, and then delivered, marked, held or refused as the policy of each recipient says.
 
-use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
 
-use mpp_engine::decide::{Remark, Value};
 use mpp_engine::edits::Edits;
 use mpp_engine::facts::Stage;
 use mpp_engine::scan::{Class, Down, Fate, Plan, Scanned, Scanning};
 use mpp_engine::verdict::{Action, Cause, Verdict};
+use mpp_hub::Observed;
 use mpp_hub::quarantine::{Holding, RELEASED_FIELD};
 use mpp_hub::scanner::Letter;
 use mpp_hub::spool::Spooled;
-use mpp_hub::{Observed, Order};
 use mpp_wire::smtp::Reply;
 
 use super::deliver::Group;
@@ -22,49 +20,15 @@ use super::reply::{self, NO_HOP};
 use super::rewrite::{HEAD_BYTES_MAX, field};
 use super::session::{Next, Session, asked};
 use super::transaction::Transaction;
+use crate::scanning::{self, Found, Named};
 
 /// When something that the policy insists on cannot be done now.
 const NOT_NOW: &str = "451 4.3.0 Cannot be done now\r\n";
 
-/// A recipient that the next hop has taken.
-#[derive(Debug)]
-pub(crate) struct Named {
-    pub(crate) path: String,
-    pub(crate) parameters: String,
-    /// How his mail is scanned; nothing: it is not.
-    pub(crate) order: Option<Order>,
-    /// Whether it is held whatever scanners say.
-    pub(crate) is_held: bool,
-}
-
-impl Named {
-    /// What his policy wants scanned.
-    fn scanning(&self) -> Option<&Arc<Scanning>> {
-        self.order.as_ref().filter(|order| order.spared.is_none()).map(|order| &order.scanning)
-    }
-}
-
-/// What was found for one of the policies.
-struct Found {
-    scanning: Arc<Scanning>,
-    scanned: Scanned,
-}
-
 impl Transaction {
     /// Whether the message has to be there whole before it is passed on.
     pub(crate) fn is_spooled(&self) -> bool {
-        self.named.iter().any(|named| named.is_held || named.scanning().is_some())
-    }
-
-    /// The different policies that scan it.
-    fn scannings(&self) -> Vec<Arc<Scanning>> {
-        let mut all: Vec<Arc<Scanning>> = Vec::new();
-        for scanning in self.named.iter().filter_map(Named::scanning) {
-            if !all.iter().any(|known| Arc::ptr_eq(known, scanning)) {
-                all.push(Arc::clone(scanning));
-            }
-        }
-        all
+        scanning::is_spooled(&self.named)
     }
 }
 
@@ -84,12 +48,15 @@ impl Session {
             self.message_is_over();
             return Ok(self.say("451 4.7.1 Cannot be scanned now\r\n"));
         }
-        let mut fates = self.fates(&found);
+        // What was queued already could only be sent back, to a sender who may be forged.
+        let is_queued = !self.client.queue_id.is_empty();
+        let named = self.transaction.as_ref().map_or(&[][..], |message| &message.named);
+        let mut fates = scanning::fates(named, &found, is_queued);
         if is_released {
             fates.fill(Fate::Deliver);
         }
         let plan = Plan::of(&fates);
-        let worst = worst(&found);
+        let worst = scanning::worst(&found);
         if plan.is_rejected {
             Tally::more(&self.tally().refused);
             let cause = if worst.class == Class::Virus { Cause::Virus } else { Cause::Content };
@@ -133,11 +100,8 @@ impl Session {
     /// Shows it to the scanners that any of the policies wants.
     async fn look_into(&self, text: &Arc<Spooled>) -> Vec<Found> {
         let Some(message) = &self.transaction else { return Vec::new() };
-        let all = message.scannings();
-        let Some(client) = self.client.address.filter(|_| !all.is_empty()) else {
-            return Vec::new();
-        };
-        let letter = Arc::new(Letter {
+        let Some(client) = self.client.address else { return Vec::new() };
+        let letter = Letter {
             client,
             client_name: self.client.name.clone(),
             helo: self.client.helo.clone(),
@@ -147,48 +111,15 @@ impl Session {
             queue_id: message.instance.clone(),
             results: Vec::new(),
             text: Arc::clone(text),
-        });
-        let live = self.door.hub.live();
-        let wanted: Vec<&Scanning> = all.iter().map(|scanning| &**scanning).collect();
-        let scanned = live.scanners.scan(&wanted, &letter).await;
-        all.into_iter()
-            .zip(scanned)
-            .map(|(scanning, scanned)| Found { scanning, scanned })
-            .collect()
-    }
-
-    /// What is to become of it for each recipient.
-    fn fates(&self, found: &[Found]) -> Vec<Fate> {
-        // What was queued already could only be sent back, to a sender who may be forged.
-        let is_queued = !self.client.queue_id.is_empty();
-        let named = self.transaction.iter().flat_map(|message| &message.named);
-        let fate = |named: &Named| {
-            if named.is_held {
-                return Fate::Quarantine;
-            }
-            let Some(scanning) = named.scanning() else { return Fate::Deliver };
-            let of = found.iter().find(|found| Arc::ptr_eq(&found.scanning, scanning));
-            match of.map_or(Fate::Deliver, |found| scanning.fate(&found.scanned)) {
-                Fate::Reject if is_queued => Fate::Quarantine,
-                fate => fate,
-            }
         };
-        named.map(fate).collect()
+        scanning::look_into(&self.door.hub, letter, &message.named).await
     }
 
     /// What scanners found enters the histories: the next message is judged before DATA.
     async fn learn(&mut self, found: &[Found]) {
-        let Some(class) = found
-            .iter()
-            .filter(|it| !it.scanned.findings.is_empty())
-            .map(|it| it.scanned.class)
-            .max()
-        else {
-            return;
-        };
+        let Some(observed) = scanning::observed(found) else { return };
         let Self { door, client, transaction, desk, .. } = self;
         let Some(message) = transaction.as_deref() else { return };
-        let observed = if class == Class::Clean { Observed::Clean } else { Observed::Spam };
         if let Some(asked) = asked(client, message, Stage::EndOfMessage, false) {
             door.hub.observe(&asked, observed, desk).await;
         }
@@ -221,21 +152,7 @@ impl Session {
         let Some(asked) = asked(client, message, Stage::EndOfMessage, false) else {
             return NOT_NOW.into();
         };
-        let mut remarks =
-            vec![Remark { check: "scan", what: "class", value: Value::Word(worst.class.name()) }];
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "points are shown in hundredths, never below nothing"
-        )]
-        let points = (worst.points.clamp(0.0, 1e6) * 100.0) as u64;
-        remarks.push(Remark { check: "scan", what: "points_x100", value: Value::Number(points) });
-        for finding in &worst.findings {
-            let value = Value::Name(Arc::clone(&finding.scanner));
-            remarks.push(Remark { check: "scan", what: "by", value });
-        }
-        let value = Value::Word(fate.name());
-        remarks.push(Remark { check: "scan", what: "fate", value });
+        let remarks = scanning::remarks(worst, fate);
         let verdict = Verdict::new(action, cause);
         let judged = door.hub.conclude(&asked, ("scan", verdict), remarks, desk);
         let Some(reply) = judged.reply else { return String::new() };
@@ -410,7 +327,9 @@ impl Session {
         let scanning = named.scanning();
         let own = scanning
             .and_then(|scanning| found.iter().find(|found| Arc::ptr_eq(&found.scanning, scanning)));
-        let mut before = self.results(own.map(|found| &found.scanned), fate);
+        let host = &self.setup.proxy.name_of_host;
+        let client = self.client.address.map(|address| (address, &*self.client.name));
+        let mut before = scanning::results((host, client), own.map(|found| &found.scanned), fate);
         for (name, value) in edits.iter().flat_map(|edits| &edits.added) {
             for part in [name.as_str(), ": ", value, "\r\n"] {
                 before.push_str(part);
@@ -432,59 +351,4 @@ impl Session {
             is_redirected: fate == Fate::Redirect,
         }
     }
-
-    /// The header fields that say what was found.
-    fn results(&self, scanned: Option<&Scanned>, fate: Fate) -> String {
-        let mut text = String::new();
-        if let Some(address) = self.client.address {
-            let (result, name) = match &*self.client.name {
-                "" => ("fail", String::new()),
-                name => ("pass", format!(" ({name})")),
-            };
-            let host = &self.setup.proxy.name_of_host;
-            // Writing to a string cannot fail.
-            let _ = write!(
-                text,
-                "Authentication-Results: {host};\r\n\tiprev={result} policy.iprev={address}{name}\r\n"
-            );
-        }
-        let Some(scanned) = scanned else { return text };
-        if fate != Fate::Deliver {
-            text.push_str("X-Spam-Flag: YES\r\n");
-        }
-        let word = if fate == Fate::Deliver { "No" } else { "Yes" };
-        let tests: Vec<String> = scanned
-            .findings
-            .iter()
-            .map(|finding| format!("{}:{}", finding.scanner, finding.tests))
-            .collect();
-        let note = if scanned.is_incomplete { " unscanned" } else { "" };
-        let _ = write!(
-            text,
-            "X-Spam-Score: {:.2}\r\nX-Spam-Status: {word}, score={:.2} required=5.00{note}\r\n\ttests=[{}]\r\n",
-            scanned.points,
-            scanned.points,
-            bounded(&tests.join(" "))
-        );
-        text
-    }
-}
-
-/// What stands for all policies in log and header: the worst that any of them saw.
-fn worst(found: &[Found]) -> Scanned {
-    let mut worst = Scanned::default();
-    for Found { scanned, .. } in found {
-        let is_worse = (scanned.class, scanned.points) > (worst.class, worst.points);
-        if is_worse || worst.findings.is_empty() {
-            let is_incomplete = worst.is_incomplete || scanned.is_incomplete;
-            worst = Scanned { is_incomplete, ..scanned.clone() };
-        }
-    }
-    worst
-}
-
-/// A text of others that may stand in a header.
-fn bounded(text: &str) -> String {
-    let plain = |letter: char| letter.is_ascii_graphic() || letter == ' ';
-    text.chars().take(700).map(|letter| if plain(letter) { letter } else { '?' }).collect()
 }

@@ -17,20 +17,30 @@ pub(crate) fn received(
         (true, false) => "ESMTP",
         (false, _) => "SMTP",
     };
+    received_from((&client.helo, &client.name, client.address), (host, id), with, now_ms)
+}
+
+/// The same for a client that is said by its greeting, name and address.
+pub(crate) fn received_from(
+    (helo, name, address): (&str, &str, Option<std::net::IpAddr>),
+    (host, id): (&str, &str),
+    with: &str,
+    now_ms: u64,
+) -> String {
     // A greeting may be anything; a header may not.
     let safe = |text: &str| -> String {
         let is_safe = |c: char| c.is_ascii_alphanumeric() || ".-_[]:".contains(c);
         text.chars().take(255).map(|c| if is_safe(c) { c } else { '?' }).collect()
     };
-    let helo = if client.helo.is_empty() { "unknown".to_owned() } else { safe(&client.helo) };
-    let name = if client.name.is_empty() { "unknown".to_owned() } else { safe(&client.name) };
-    let address = client.address.map_or_else(String::new, |address| match address {
+    let helo = if helo.is_empty() { "unknown".to_owned() } else { safe(helo) };
+    let name = if name.is_empty() { "unknown".to_owned() } else { safe(name) };
+    let address = address.map_or_else(String::new, |address| match address {
         std::net::IpAddr::V4(v4) => v4.to_string(),
         std::net::IpAddr::V6(v6) => format!("IPv6:{v6}"),
     });
+    let date = date(now_ms);
     format!(
-        "Received: from {helo} ({name} [{address}])\r\n\tby {host} (mpp) with {with} id {id};\r\n\t{}\r\n",
-        date(now_ms)
+        "Received: from {helo} ({name} [{address}])\r\n\tby {host} (mpp) with {with} id {id};\r\n\t{date}\r\n"
     )
 }
 

@@ -13,8 +13,8 @@ use super::deliver::Unstuffing;
 use super::header_filter::HeaderFilter;
 use super::next_hop::NextHop;
 use super::offers::Offers;
-use super::scan::Named;
 use super::trace_header::Watch;
+use crate::scanning::Named;
 
 /// The message under way.
 #[derive(Default)]
