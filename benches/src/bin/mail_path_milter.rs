@@ -3,8 +3,9 @@
 //! does nothing but answer.
 //!
 //!     cargo build --release --package mpp
-//!     cargo run --release --package mpp-benches --bin mail_path_milter [-- --quick]
+//!     cargo run --release --package mpp-benches --bin mail_path_milter [-- LOAD ...] [--quick]
 //!
+//! Loads: one kept many large; all without one.
 //! As root, with the package postfix. Postfix and mpp have core 0, smtp-source has core 1. The time
 //! of a run ends when the queue is empty; its disk is that of the temporary directory. Ratios of time are
 //! medians of those of neighbouring runs, of which there are many and short ones, since disks have moods;
@@ -193,9 +194,16 @@ fn main() {
          to none | CPU of the milter, us | CPU of both to none |\n\
          | --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     );
-    for (kib, sessions, is_kept_open) in
-        [(4, 1, true), (4, 16, true), (4, 16, false), (50, 16, false)]
-    {
+    let chosen: Vec<&String> = arguments.iter().filter(|it| !it.starts_with("--")).collect();
+    for (name, kib, sessions, is_kept_open) in [
+        ("one", 4, 1, true),
+        ("kept", 4, 16, true),
+        ("many", 4, 16, false),
+        ("large", 50, 16, false),
+    ] {
+        if !chosen.is_empty() && !chosen.iter().any(|it| *it == name) {
+            continue;
+        }
         let load = Load { bytes: kib << 10, sessions, is_kept_open, messages };
         compare(&plain, &milters, load, (&format!("{kib} KiB"), rounds));
     }
