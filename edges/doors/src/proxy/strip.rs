@@ -10,6 +10,10 @@ pub(crate) const MESSAGE_BYTES_MAX: u64 = 32 << 20;
 /// Messages within messages are looked into so deep; what is deeper is taken out whole.
 const DEPTH_MAX: u32 = 8;
 
+/// More lines that may begin a message within the message are nested by somebody who means harm: the
+/// parser goes down into each, and its stack has an end.
+const NESTED_MAX: usize = 1000;
+
 /// A piece of a message that is replaced.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Cut {
@@ -24,6 +28,9 @@ pub(crate) struct Cut {
 /// What of a message is to be replaced, in its order. `wanted` are ends of file names and types, in
 /// lower case.
 pub(crate) fn cuts(message: &[u8], wanted: &[String]) -> Vec<Cut> {
+    if is_bottomless(message) {
+        return vec![without_body(message)];
+    }
     let Some(parsed) = MessageParser::default().parse(message) else { return Vec::new() };
     let mut cuts = Vec::new();
     // The first part is the message itself.
@@ -41,6 +48,26 @@ pub(crate) fn cuts(message: &[u8], wanted: &[String]) -> Vec<Cut> {
         cuts.push(Cut { range, text, name });
     }
     cuts
+}
+
+/// Whether there are too many lines that may begin a message within the message.
+fn is_bottomless(message: &[u8]) -> bool {
+    let words = [&b"rfc822"[..], b"global", b"digest"];
+    let has_word = |line: &[u8]| {
+        words
+            .iter()
+            .any(|word| line.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word)))
+    };
+    // However lines end, and folded ones as lines of their own.
+    let lines = message.split(|byte| matches!(byte, b'\r' | b'\n'));
+    lines.filter(|line| has_word(line)).take(NESTED_MAX + 1).count() > NESTED_MAX
+}
+
+/// All of the body goes: nobody can tell what is in it.
+fn without_body(message: &[u8]) -> Cut {
+    let end = memchr::memmem::find(message, b"\r\n\r\n").map_or(message.len(), |at| at + 4);
+    let text = "\r\nWhat was here was nested too deep to be looked into, and was taken out.\r\n";
+    Cut { range: end..message.len(), text: text.into(), name: "all of it".into() }
 }
 
 /// Why a part goes: the name that it has, or its type.
@@ -142,6 +169,22 @@ mod tests {
         let (out, names) = stripped(&mail(&[&attached]));
         assert_eq!(names, ["x.exe"]);
         assert!(!out.contains("TVqQ"), "{out}");
+    }
+
+    #[test]
+    fn what_is_nested_without_end_is_not_followed() {
+        for head in ["Content-Type: message/rfc822\r\n\r\n", "Content-Type:\n\tmessage/global\n\n"]
+        {
+            for count in [900, 10_000, 200_000] {
+                let text = format!("Subject: x\r\n{}", head.repeat(count));
+                let (out, names) = stripped(&text);
+                assert!(out.starts_with("Subject: x\r\n"), "{count}");
+                assert_eq!(names == ["all of it"], count > NESTED_MAX, "{count}: {names:?}");
+            }
+        }
+        // A digest of many is not deep.
+        let parts = vec!["Content-Type: message/rfc822\r\n\r\nSubject: y\r\n\r\nhi\r\n"; 400];
+        assert_eq!(stripped(&mail(&parts)).1, Vec::<String>::new());
     }
 
     #[test]
