@@ -55,6 +55,17 @@ pub struct Asked<'a> {
     pub unknown: &'a [(&'a [u8], &'a [u8])],
 }
 
+/// What a line of the log says beyond what lies on the desk.
+pub(crate) struct Entry<'a> {
+    pub(crate) asked: &'a Asked<'a>,
+    pub(crate) facts: &'a Facts<'a>,
+    pub(crate) policy: &'a Policy,
+    pub(crate) decision: &'a Decision,
+    pub(crate) shadow: Option<(&'static str, Verdict)>,
+    /// How often the store was asked.
+    pub(crate) trips: u32,
+}
+
 /// The working memory of one decision. Whoever judges has one and uses it again and again.
 #[derive(Debug, Default)]
 pub struct Desk {
@@ -296,24 +307,8 @@ impl Hub {
             is_marked: false,
             shadow: shadow.map(|(check, verdict)| (check, verdict.action)),
         });
-        let (facts_of, unknown) = (&facts, asked.unknown);
-        self.write_line(
-            desk,
-            |id_text, reply, remarks| Line {
-                id: id_text,
-                now_ms,
-                door: asked.door,
-                facts: facts_of,
-                policy: &policy.name,
-                decision: &decision,
-                reply,
-                shadow,
-                remarks,
-                trips,
-                unknown,
-            },
-            id,
-        );
+        let entry = Entry { asked, facts: &facts, policy, decision: &decision, shadow, trips };
+        self.write_line(desk, &entry, (id, now_ms));
         let edits = edits(&facts, policy, &decision, id);
         desk.lower = lower;
         Judged { decision, reply, id, edits, scan }
@@ -359,24 +354,9 @@ impl Hub {
         let id = self.ids.next(now_ms);
         desk.reply.clear();
         let decision = Decision { verdict: Verdict::ACCEPT, check: "observed" };
-        let facts_of = &facts;
-        self.write_line(
-            desk,
-            |id_text, reply, remarks| Line {
-                id: id_text,
-                now_ms,
-                door: asked.door,
-                facts: facts_of,
-                policy: &policy.name,
-                decision: &decision,
-                reply,
-                shadow: None,
-                remarks,
-                trips: 0,
-                unknown: asked.unknown,
-            },
-            id,
-        );
+        let entry =
+            Entry { asked, facts: &facts, policy, decision: &decision, shadow: None, trips: 0 };
+        self.write_line(desk, &entry, (id, now_ms));
         desk.lower = lower;
         id
     }
@@ -513,18 +493,26 @@ impl Hub {
         self.ids.next(now_ms)
     }
 
-    pub(crate) fn write_line<'l>(
-        &self,
-        desk: &'l mut Desk,
-        make: impl FnOnce(&'l str, &'l str, &'l [Remark]) -> Line<'l>,
-        id: Id,
-    ) {
+    pub(crate) fn write_line(&self, desk: &mut Desk, entry: &Entry<'_>, (id, now_ms): (Id, u64)) {
         let Some(log) = &self.log else { return };
         let Desk { case, line, stamp, reply, scratch, .. } = desk;
         scratch.clear();
         scratch.push_str(std::str::from_utf8(&id.letters()).unwrap_or_default());
         line.clear();
-        line::push(&make(scratch, reply, &case.remarks), stamp, line);
+        let told = Line {
+            id: scratch,
+            now_ms,
+            door: entry.asked.door,
+            facts: entry.facts,
+            policy: &entry.policy.name,
+            decision: entry.decision,
+            reply,
+            shadow: entry.shadow,
+            remarks: &case.remarks,
+            trips: entry.trips,
+            unknown: entry.asked.unknown,
+        };
+        line::push(&told, stamp, line);
         log.add(line.as_bytes());
     }
 }

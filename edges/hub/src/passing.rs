@@ -6,8 +6,7 @@ use mpp_engine::edits::Edits;
 use mpp_engine::verdict::Verdict;
 
 use crate::facts::facts;
-use crate::hub::{Asked, Desk, Hub, Judged, edits, give_back, write_reply};
-use crate::line::Line;
+use crate::hub::{Asked, Desk, Entry, Hub, Judged, edits, give_back, write_reply};
 use crate::resolve;
 use crate::statistics::Counted;
 
@@ -51,24 +50,9 @@ impl Hub {
             is_marked: remarks_say_marked(&desk.case.remarks),
             shadow: None,
         });
-        let facts_of = &facts;
-        self.write_line(
-            desk,
-            |id, reply, remarks| Line {
-                id,
-                now_ms,
-                door: asked.door,
-                facts: facts_of,
-                policy: &policy.name,
-                decision: &decision,
-                reply,
-                shadow: None,
-                remarks,
-                trips: 0,
-                unknown: asked.unknown,
-            },
-            id,
-        );
+        let entry =
+            Entry { asked, facts: &facts, policy, decision: &decision, shadow: None, trips: 0 };
+        self.write_line(desk, &entry, (id, now_ms));
         desk.lower = lower;
         Judged { decision, reply, edits: None, id, scan: None }
     }
