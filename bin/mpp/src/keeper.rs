@@ -14,7 +14,7 @@ use mpp_hub::quarantine::Holding;
 use mpp_hub::spool::{Spool, Spooled};
 use mpp_hub::{Asked, Hub, Observed};
 use mpp_pages::{Held, Pages};
-use mpp_quarantine::{Opened, Quarantine, Release, Scope, Search, State};
+use mpp_quarantine::{Opened, Quarantine, Refused, Release, Scope, Search, State};
 use serde_json::{Value, json};
 
 /// Rows of a page if nobody says otherwise.
@@ -86,7 +86,9 @@ impl Keeper {
             }
             "quarantine-digest" => {
                 let is_print = request.get("print").and_then(Value::as_bool).unwrap_or(false);
-                self.digest(text("user"), is_print).await
+                let refused = request.get("refused").and_then(Value::as_array);
+                let refused = refused.into_iter().flatten().filter_map(Refused::of).collect();
+                self.digest(text("user"), refused, is_print).await
             }
             other => Err(format!("unknown command `{other}`")),
         }
@@ -191,11 +193,16 @@ impl Keeper {
     }
 
     /// Makes a digest for a user, and sends it.
-    async fn digest(&self, user: &str, is_print: bool) -> Result<Value, String> {
+    async fn digest(
+        &self,
+        user: &str,
+        refused: Vec<Refused>,
+        is_print: bool,
+    ) -> Result<Value, String> {
         if !user.contains('@') {
             return Err(format!("`{user}` is no address"));
         }
-        let Some(digest) = self.quarantine.digest(user).await? else {
+        let Some(digest) = self.quarantine.digest(user, refused).await? else {
             return Ok(json!({ "user": user, "count": 0, "said": "nothing was held" }));
         };
         if is_print {

@@ -47,6 +47,11 @@ impl Id {
         Self(ms.saturating_sub(EPOCH_MS) << COUNTER_BITS)
     }
 
+    /// The time in it, in milliseconds since 1970.
+    pub fn ms(self) -> u64 {
+        (self.0 >> COUNTER_BITS).saturating_add(EPOCH_MS)
+    }
+
     /// As a number; ids grow with time.
     pub fn number(self) -> u64 {
         self.0

@@ -6,7 +6,7 @@
 //! counted, never kept without bound.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -261,6 +261,27 @@ pub fn find(directory: &Path, id: &str) -> Option<String> {
     })
 }
 
+/// All lines in the files of a directory, oldest first. What is written meanwhile may be missing.
+///
+/// # Errors
+/// A file cannot be read; one that has left by the rule on their size is passed over.
+pub fn each_line(directory: &Path, mut each: impl FnMut(&str)) -> io::Result<()> {
+    for path in list(directory) {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            file => file?,
+        };
+        let (mut reader, mut line) = (io::BufReader::new(file), Vec::new());
+        while reader.read_until(b'\n', &mut line)? > 0 {
+            if let Ok(text) = std::str::from_utf8(&line) {
+                each(text.trim_end());
+            }
+            line.clear();
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,6 +303,10 @@ mod tests {
         drop(log);
         let log = DecisionLog::open(directory.path(), 1 << 20).unwrap();
         log.add(&line(101));
+        log.settle();
+        let mut seen = Vec::new();
+        each_line(directory.path(), |line| seen.push(line[7..17].parse::<u64>().unwrap())).unwrap();
+        assert_eq!(seen, (1..=101).collect::<Vec<_>>());
         assert!(log.find("0000000001").is_some() && log.find("0000000101").is_some());
     }
 

@@ -1,4 +1,5 @@
-//! Digests: a message to a user that lists what was held for him since the last one.
+//! Digests: a message to a user that lists what was held for him since the last one, and what was
+//! refused at the border.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -6,8 +7,10 @@ use std::sync::Arc;
 use mail_builder::MessageBuilder;
 use mail_builder::headers::raw::Raw;
 use mpp_hub::id::Id;
+use serde_json::Value;
 use sqlx::Row as _;
 
+use crate::clean;
 use crate::index::{Index, signed, trouble, unsigned};
 use crate::record::{Row, domain};
 use crate::seal::Seal;
@@ -18,6 +21,49 @@ use crate::{Inner, Quarantine};
 const LISTED_MAX: usize = 200;
 /// Users that are looked at for one answer.
 const USERS_MAX: usize = 500;
+
+/// Letters of what a stranger or a rule said.
+const LETTERS_MAX: usize = 200;
+
+/// A recipient that was refused: what the decision log says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The decision.
+    pub id: Id,
+    /// The envelope sender; empty is the null sender.
+    pub sender: String,
+    /// What the client was told.
+    pub why: String,
+}
+
+impl Refused {
+    /// Reads a line of the decision log, or what [`Refused::to_json`] made of one; nothing if it
+    /// tells of something else.
+    pub fn of(line: &Value) -> Option<Self> {
+        let text = |name: &str| line.get(name).and_then(Value::as_str);
+        Some(Self {
+            id: Id::parse(text("id")?)?,
+            sender: clean::line(text("sender")?, LETTERS_MAX),
+            why: clean::line(text("reply").or_else(|| text("reason"))?, LETTERS_MAX),
+        })
+    }
+
+    /// As JSON.
+    pub fn to_json(&self) -> Value {
+        serde_json::json!({
+            "id": self.id.to_string(), "sender": self.sender, "reply": self.why
+        })
+    }
+}
+
+/// What a user has been told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Known {
+    /// The last message that was held.
+    held: Id,
+    /// The last that was refused.
+    refused: Id,
+}
 
 /// A digest that is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +76,8 @@ pub struct Digest {
     pub route: String,
     /// The message, with CRLF line ends.
     pub text: Vec<u8>,
-    /// The last message that it knows of.
-    until: Id,
+    /// What it knows of.
+    until: Known,
 }
 
 impl Quarantine {
@@ -45,34 +91,46 @@ impl Quarantine {
         self.run(move |inner| async move { inner.index.digest_users(after).await }).await
     }
 
-    /// The digest of a user; nothing if nothing was held since the last one.
+    /// The digest of a user; nothing if nothing was held since the last one. Of what was refused it
+    /// lists what is newer than in the last one.
     ///
     /// # Errors
     /// The index cannot be read.
-    pub async fn digest(&self, user: &str) -> Result<Option<Digest>, String> {
+    pub async fn digest(
+        &self,
+        user: &str,
+        mut refused: Vec<Refused>,
+    ) -> Result<Option<Digest>, String> {
         let user = user.to_lowercase();
         let make = |inner: Arc<Inner>| async move {
             let keep_ms = inner.settings().keep_ms;
-            let after = inner.index.digest_until(&user).await?;
+            let known = inner.index.digest_until(&user).await?;
             let search = Search {
                 scope: Scope::User(user.clone()),
-                after: Some(after.to_string()),
+                after: Some(known.held.to_string()),
                 most: LISTED_MAX,
                 ..Search::default()
             };
             let page = inner.index.list(&search).await?;
             let Some(newest) = page.rows.first() else { return Ok(None) };
-            let (route, until) = (newest.route.clone(), Id::parse(&newest.id).unwrap_or(after));
+            let route = newest.route.clone();
+            refused.retain(|it| it.id > known.refused);
+            refused.sort_by_key(|it| std::cmp::Reverse(it.id));
+            let until = Known {
+                held: Id::parse(&newest.id).unwrap_or(known.held),
+                refused: refused.first().map_or(known.refused, |it| it.id),
+            };
             let settings = inner.settings();
             let made = Made {
                 links: (!settings.links.is_empty()).then_some((&*settings.links, &inner.seal)),
                 user: &user,
                 rows: &page.rows,
+                refused: &refused,
                 is_more: page.cursor.is_some(),
                 now_ms: inner.clock.now_ms(),
                 keep_ms,
             };
-            let text = made.message(until).map_err(|error| error.to_string())?;
+            let text = made.message(until.held).map_err(|error| error.to_string())?;
             let count = page.rows.len();
             Ok(Some(Digest { user, count, route, text, until }))
         };
@@ -95,6 +153,8 @@ struct Made<'a> {
     links: Option<(&'a str, &'a Seal)>,
     user: &'a str,
     rows: &'a [Row],
+    /// Newest first.
+    refused: &'a [Refused],
     is_more: bool,
     now_ms: u64,
     keep_ms: u64,
@@ -152,7 +212,7 @@ impl Made<'_> {
                 "\n{}  {}\n  From:    {}\n  Subject: {}\n  Why:     {}\n",
                 row.id,
                 time_text(row.at_ms),
-                sender(row),
+                sender(&row.sender),
                 row.subject,
                 row.reason
             );
@@ -164,6 +224,19 @@ impl Made<'_> {
             out.push_str("\nThere are more.\n");
         }
         let _ = write!(out, "\n{}\n", self.how());
+        if !self.refused.is_empty() {
+            let _ = write!(out, "\n{REFUSED}\n");
+        }
+        for refused in self.refused {
+            let _ = write!(
+                out,
+                "\n{}  {}\n  From:    {}\n  Why:     {}\n",
+                refused.id,
+                time_text(refused.id.ms()),
+                sender(&refused.sender),
+                refused.why
+            );
+        }
         out
     }
 
@@ -176,9 +249,8 @@ impl Made<'_> {
         );
         for row in self.rows {
             out.push_str("<tr>");
-            for cell in [&row.id, &time_text(row.at_ms), sender(row), &row.subject, &row.reason] {
-                let _ = write!(out, "<td>{}</td>", escaped(cell));
-            }
+            let (when, from) = (time_text(row.at_ms), sender(&row.sender));
+            cells(&[&row.id, &when, from, &row.subject, &row.reason], &mut out);
             if let Some(link) = self.link(row) {
                 let _ = write!(out, "<td><a href=\"{}\">deliver</a></td>", escaped(&link));
             }
@@ -188,13 +260,39 @@ impl Made<'_> {
         if self.is_more {
             out.push_str("<p>There are more.</p>\n");
         }
-        let _ = write!(out, "<p>{}</p>\n</body></html>\n", escaped(&self.how()));
+        let _ = writeln!(out, "<p>{}</p>", escaped(&self.how()));
+        if !self.refused.is_empty() {
+            let _ = write!(
+                out,
+                "<p>{REFUSED}</p>\n<table border=\"1\" cellpadding=\"4\">\n<tr><th>Id</th>\
+                 <th>When</th><th>From</th><th>Why</th></tr>\n"
+            );
+            for refused in self.refused {
+                let (id, when) = (refused.id.to_string(), time_text(refused.id.ms()));
+                out.push_str("<tr>");
+                cells(&[&id, &when, sender(&refused.sender), &refused.why], &mut out);
+                out.push_str("</tr>\n");
+            }
+            out.push_str("</table>\n");
+        }
+        out.push_str("</body></html>\n");
         out
     }
 }
 
-fn sender(row: &Row) -> &str {
-    if row.sender.is_empty() { "(nobody)" } else { &row.sender }
+/// What stands above what was refused.
+const REFUSED: &str = "Refused for you, newest first. Whoever sent these was told so, and nothing \
+    of them was kept:";
+
+fn sender(envelope: &str) -> &str {
+    if envelope.is_empty() { "(nobody)" } else { envelope }
+}
+
+fn cells(texts: &[&str], out: &mut String) {
+    for text in texts {
+        // Writing to a string cannot fail.
+        let _ = write!(out, "<td>{}</td>", escaped(text));
+    }
 }
 
 /// A time for people, in UTC.
@@ -244,21 +342,25 @@ impl Index {
         Ok((users, Some(after)))
     }
 
-    async fn digest_until(&self, user: &str) -> Result<Id, String> {
+    async fn digest_until(&self, user: &str) -> Result<Known, String> {
         let mut read = self.read.lock().await;
-        let row = sqlx::query("SELECT message FROM digest WHERE recipient = ?1").bind(user);
-        let row = row.fetch_optional(&mut *read).await.map_err(trouble)?;
-        let number = row.map_or(Ok(0), |row| row.try_get::<i64, _>(0)).map_err(trouble)?;
-        Ok(Id::of(unsigned(number)))
+        let row = sqlx::query("SELECT message, refused FROM digest WHERE recipient = ?1");
+        let row = row.bind(user).fetch_optional(&mut *read).await.map_err(trouble)?;
+        let Some(row) = row else { return Ok(Known { held: Id::of(0), refused: Id::of(0) }) };
+        let id = |column: usize| -> Result<Id, String> {
+            Ok(Id::of(unsigned(row.try_get(column).map_err(trouble)?)))
+        };
+        Ok(Known { held: id(0)?, refused: id(1)? })
     }
 
-    async fn digest_sent(&self, user: &str, until: Id) -> Result<(), String> {
+    async fn digest_sent(&self, user: &str, until: Known) -> Result<(), String> {
         let mut write = self.write.lock().await;
         let row = sqlx::query(
-            "INSERT INTO digest VALUES (?1, ?2) \
-             ON CONFLICT (recipient) DO UPDATE SET message = excluded.message",
+            "INSERT INTO digest VALUES (?1, ?2, ?3) ON CONFLICT (recipient) DO UPDATE \
+             SET message = excluded.message, refused = excluded.refused",
         );
-        let row = row.bind(user).bind(signed(until.number()));
+        let row = row.bind(user).bind(signed(until.held.number()));
+        let row = row.bind(signed(until.refused.number()));
         row.execute(&mut *write).await.map(drop).map_err(trouble)
     }
 }

@@ -52,7 +52,9 @@ CREATE INDEX IF NOT EXISTS held_domain ON held (domain, message, state);
 CREATE INDEX IF NOT EXISTS held_releasing ON held (message) WHERE state = 1;
 CREATE TABLE IF NOT EXISTS room (recipient TEXT PRIMARY KEY, bytes INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS room_bytes ON room (bytes);
-CREATE TABLE IF NOT EXISTS digest (recipient TEXT PRIMARY KEY, message INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS digest (
+    recipient TEXT PRIMARY KEY, message INTEGER NOT NULL, refused INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(
     subject, content='', contentless_delete=1,
     tokenize='unicode61 remove_diacritics 0'

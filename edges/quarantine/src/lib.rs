@@ -31,7 +31,7 @@ use mpp_hub::spool::Spooled;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
-pub use digest::{Digest, time_text};
+pub use digest::{Digest, Refused, time_text};
 pub use expire::Expired;
 pub use links::Opened;
 pub use record::{Row, State};

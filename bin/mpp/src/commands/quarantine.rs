@@ -1,16 +1,21 @@
 //! `mpp quarantine`: what is held, and what is to become of it.
 
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
+use mpp_quarantine::Refused;
 use mpp_settings::form;
 use serde_json::{Map, Value, json};
 
 use super::Failure;
 use super::state::{daemon, number, text};
 use crate::place::Where;
-use crate::print;
+use crate::{print, wiring};
+
+/// Refusals that a digest lists: the newest.
+const REFUSED_MAX: usize = 20;
 
 /// List, search, show, release and delete what is held.
 #[derive(Debug, Args)]
@@ -37,7 +42,7 @@ enum Action {
     Delete(Many),
     /// Throw away now what is too old or too much
     Expire(Expire),
-    /// Send users a list of what was held for them since the last one
+    /// Send users a list of what was held for them, and refused, since the last one
     Digest(Digest),
 }
 
@@ -303,30 +308,78 @@ impl Expire {
 
 impl Digest {
     fn run(&self) -> Result<(), Failure> {
-        if let Some(user) = &self.user {
-            return self.one(user);
+        let users = match &self.user {
+            Some(user) => vec![user.to_lowercase()],
+            None => self.users()?,
+        };
+        let mut refused = self.refused(&users)?;
+        let mut failed = 0;
+        for user in &users {
+            let refused = refused.remove(user.as_str()).unwrap_or_default();
+            match self.one(user, &refused) {
+                Err(Failure(text)) if self.all => {
+                    print::error(&text);
+                    failed += 1;
+                }
+                done => done?,
+            }
         }
-        let (mut after, mut failed) = (String::new(), 0);
+        match failed {
+            0 => Ok(()),
+            failed => Err(Failure(format!("error: {failed} digests were not sent"))),
+        }
+    }
+
+    /// All for whom there is something new.
+    fn users(&self) -> Result<Vec<String>, Failure> {
+        let (mut after, mut all) = (String::new(), Vec::new());
         loop {
             let request = json!({ "command": "quarantine-digest-users", "after": after });
             let answer = daemon(&self.daemon, &request)?;
             let users = answer.get("users").and_then(Value::as_array).into_iter().flatten();
-            for user in users.filter_map(Value::as_str) {
-                if let Err(Failure(text)) = self.one(user) {
-                    print::error(&text);
-                    failed += 1;
-                }
-            }
+            all.extend(users.filter_map(Value::as_str).map(str::to_owned));
             match answer.get("next").and_then(Value::as_str) {
                 Some(next) => next.clone_into(&mut after),
-                None if failed == 0 => return Ok(()),
-                None => return Err(Failure(format!("error: {failed} digests were not sent"))),
+                None => return Ok(all),
             }
         }
     }
 
-    fn one(&self, user: &str) -> Result<(), Failure> {
-        let request = json!({ "command": "quarantine-digest", "user": user, "print": self.print });
+    /// The last refusals of each of these users, by the decision log.
+    fn refused<'u>(
+        &self,
+        users: &'u [String],
+    ) -> Result<HashMap<&'u str, VecDeque<Refused>>, Failure> {
+        let mut refused: HashMap<&str, VecDeque<Refused>> =
+            users.iter().map(|user| (user.as_str(), VecDeque::new())).collect();
+        if users.is_empty() {
+            return Ok(refused);
+        }
+        let (state, socket) = self.daemon.find();
+        // The daemon may have lines in memory still.
+        drop(mpp_admin::ask(&socket, &json!({ "command": "settle" })));
+        let directory = state.join(wiring::LOG);
+        mpp_hub::log::each_line(&directory, |line| {
+            if !line.contains(r#""verdict":"reject""#) {
+                return;
+            }
+            let Ok(line) = serde_json::from_str::<Value>(line) else { return };
+            let recipient = text(&line, "recipient").to_lowercase();
+            let Some(own) = refused.get_mut(recipient.as_str()) else { return };
+            own.extend(Refused::of(&line));
+            if own.len() > REFUSED_MAX {
+                own.pop_front();
+            }
+        })
+        .map_err(|error| Failure(format!("error: {}: {error}", directory.display())))?;
+        Ok(refused)
+    }
+
+    fn one(&self, user: &str, refused: &VecDeque<Refused>) -> Result<(), Failure> {
+        let refused: Vec<Value> = refused.iter().map(Refused::to_json).collect();
+        let request = json!({
+            "command": "quarantine-digest", "user": user, "print": self.print, "refused": refused
+        });
         let answer = daemon(&self.daemon, &request)?;
         print::out(&if self.json {
             answer.to_string()

@@ -170,3 +170,34 @@ fn a_digest_lists_what_is_new_and_is_sent_once() {
         scene.mpp.tell(&["quarantine", "digest", "--user", "eve@test.example", "--print"]);
     assert!(printed.contains(&second) && !printed.contains(&id), "{printed}");
 }
+
+#[test]
+fn a_digest_lists_what_was_refused_once() {
+    let rules = format!("{HELD}[policy.default.access]\ndeny.sender = [\"@spam.example\"]\n");
+    let scene = Scene::start(&rules);
+    let refuse = |sender: &str, recipient: &str| {
+        let mut client = scene.client();
+        client.say(&format!("MAIL FROM:<{sender}>"));
+        let reply = client.say(&format!("RCPT TO:<{recipient}>"));
+        assert!(reply.starts_with("55"), "{reply}");
+        reply
+    };
+    refuse("old@spam.example", "Held@test.example");
+    refuse("other@spam.example", "eve@test.example");
+    scene.hold(&["held@test.example"], "first");
+    let digest = |rest: &[&str]| {
+        scene.mpp.tell(&[&["quarantine", "digest", "--user", "held@test.example"], rest].concat())
+    };
+    let printed = digest(&["--print"]);
+    assert!(printed.contains("Refused for you") && printed.contains("old@spam.example"));
+    assert!(!printed.contains("other@spam.example"), "{printed}");
+    assert!(digest(&[]).contains("1 messages (250"));
+    let reply = refuse("new@spam.example", "held@test.example");
+    assert!(digest(&["--print"]).contains("nothing was held"), "a refusal alone sends nothing");
+    scene.hold(&["held@test.example"], "second");
+    let printed = digest(&["--print"]);
+    assert!(printed.contains("new@spam.example") && !printed.contains("old@spam.example"));
+    // The id by which `mpp explain` finds it.
+    let id = reply.trim_end().trim_end_matches(')').rsplit('(').next().unwrap();
+    assert!(printed.contains(id), "{id}: {printed}");
+}
