@@ -11,6 +11,7 @@ pub mod directory;
 mod dry;
 mod facts;
 mod funnel;
+pub mod html;
 mod hub;
 pub mod id;
 mod line;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use mail_builder::MessageBuilder;
 use mail_builder::headers::raw::Raw;
+use mpp_hub::html::escaped;
 use mpp_hub::id::Id;
 use serde_json::Value;
 use sqlx::Row as _;
@@ -300,22 +301,6 @@ pub fn time_text(ms: u64) -> String {
     let (days, minutes) = (ms / 86_400_000, ms / 60_000 % 1440);
     let day = mpp_hub::statistics::day_text(days);
     format!("{day} {:02}:{:02} UTC", minutes / 60, minutes % 60)
-}
-
-/// A text that is nothing else in HTML.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            letter => out.push(letter),
-        }
-    }
-    out
 }
 
 impl Index {
