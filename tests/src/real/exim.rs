@@ -4,12 +4,12 @@
 use std::fs;
 use std::net::TcpStream;
 use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
 use tempfile::TempDir;
 
+use super::process::unshared;
 use super::{folder, show_if_failed, signal, until};
 
 /// Where scripts/install-test-deps unpacks it.
@@ -100,14 +100,7 @@ keep:
             at("exim.conf").display()
         );
         let log = fs::File::create(at("output")).expect("a folder of our own");
-        let child = Command::new("unshare")
-            .args(["-m", "sh", "-c", &script])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .process_group(0)
-            .spawn()
-            .expect("unshare(1) comes with util-linux");
+        let child = unshared("-m", &script, log);
         let mut server = Self { folder, address: format!("{address}:{PORT}"), child };
         until("an Exim that listens", || {
             let ended = server.child.try_wait().ok().flatten();

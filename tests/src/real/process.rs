@@ -1,6 +1,8 @@
 //! A server process of a test: killed, hung and let go on.
 
-use std::process::{Child, Command};
+use std::fs::File;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
 
 use super::signal;
 
@@ -43,6 +45,19 @@ impl Process {
     fn id(&self) -> String {
         self.0.as_ref().map(|child| child.id().to_string()).expect("a server that runs")
     }
+}
+
+/// Runs a shell script among names of its own, as `flags` of unshare(1) say, in a group of processes
+/// of its own. Its complaints go to `log`.
+pub(crate) fn unshared(flags: &str, script: &str, log: File) -> Child {
+    Command::new("unshare")
+        .args([flags, "sh", "-c", script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .process_group(0)
+        .spawn()
+        .expect("unshare(1) comes with util-linux")
 }
 
 impl Drop for Process {

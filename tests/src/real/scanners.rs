@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+pub use mpp_config::scanner::Kind;
 use tempfile::TempDir;
 
 use super::process::Process;
@@ -24,41 +25,19 @@ pub fn eicar() -> String {
     ["X5O!P%@AP[4\\PZX54(P^)7CC)7}$", "EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"].concat()
 }
 
-/// A kind of scanner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// `SpamAssassin`.
-    Spamd,
-    /// rspamd.
-    Rspamd,
-    /// `ClamAV`.
-    Clamd,
+fn program(kind: Kind) -> (&'static str, &'static str) {
+    match kind {
+        Kind::Spamd => ("/usr/sbin/spamd", "spamd"),
+        Kind::Rspamd => ("/usr/bin/rspamd", "rspamd"),
+        Kind::Clamd => ("/usr/sbin/clamd", "clamav-daemon"),
+    }
 }
 
-impl Kind {
-    /// The name in the configuration of mpp.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Spamd => "spamd",
-            Self::Rspamd => "rspamd",
-            Self::Clamd => "clamd",
-        }
-    }
-
-    fn program(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Spamd => ("/usr/sbin/spamd", "spamd"),
-            Self::Rspamd => ("/usr/bin/rspamd", "rspamd"),
-            Self::Clamd => ("/usr/sbin/clamd", "clamav-daemon"),
-        }
-    }
-
-    fn port(self) -> u16 {
-        match self {
-            Self::Spamd => 7830,
-            Self::Rspamd => 11333,
-            Self::Clamd => 3310,
-        }
+fn port(kind: Kind) -> u16 {
+    match kind {
+        Kind::Spamd => 7830,
+        Kind::Rspamd => 11333,
+        Kind::Clamd => 3310,
     }
 }
 
@@ -74,7 +53,7 @@ pub struct RealScanner {
 impl RealScanner {
     /// Starts one.
     pub fn start(kind: Kind) -> Self {
-        let (program, package) = kind.program();
+        let (program, package) = program(kind);
         assert!(
             Path::new(program).exists(),
             "{program} is missing: install the Debian package {package}"
@@ -93,7 +72,7 @@ impl RealScanner {
 
     /// Where it answers.
     pub fn address(&self) -> String {
-        format!("{}:{}", self.address, self.kind.port())
+        format!("{}:{}", self.address, port(self.kind))
     }
 
     /// The lines of mpp's configuration for it, under the name of its kind.
@@ -187,7 +166,7 @@ impl RealScanner {
             Kind::Spamd => format!(
                 "/usr/sbin/spamd -L -x --siteconfigpath={root}/site --helper-home-dir={root}/home \
                  -A 127.0.0.0/8 -i {own} -p {} -m 2 --min-children=1 -s stderr",
-                self.kind.port()
+                port(self.kind)
             ),
             Kind::Rspamd => format!(
                 "/usr/bin/rspamd -f -c {root}/conf/rspamd.conf --var=CONFDIR={root}/conf \
@@ -241,7 +220,7 @@ impl RealScanner {
             fs::create_dir_all(self.file(name)).expect("a folder of our own");
         }
         let root = self.folder.path().display();
-        let port = self.kind.port();
+        let port = port(self.kind);
         let worker = format!("bind_socket = \"{}:{port}\"; count = 1;\n", self.address);
         self.write("conf/local.d/worker-normal.inc", &worker);
         for name in ["proxy", "controller", "fuzzy"] {
@@ -292,7 +271,7 @@ impl RealScanner {
             &format!(
                 "DatabaseDirectory {root}/db\nTCPSocket {}\nTCPAddr {}\nLogFile {root}/log\n\
                  TemporaryDirectory {root}/tmp\nForeground yes\nMaxThreads 4\nStreamMaxLength 25M\n",
-                self.kind.port(),
+                port(self.kind),
                 self.address
             ),
         );

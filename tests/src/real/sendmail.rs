@@ -3,12 +3,12 @@
 
 use std::fs;
 use std::net::TcpStream;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use tempfile::TempDir;
 
+use super::process::unshared;
 use super::{address, folder, show_if_failed, signal, until};
 
 /// Where scripts/install-test-deps unpacks it.
@@ -52,14 +52,7 @@ impl Sendmail {
             at("sm.cf").display()
         );
         let log = fs::File::create(at("log")).expect("a folder of our own");
-        let child = Command::new("unshare")
-            .args(["-mu", "sh", "-c", &script])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .process_group(0)
-            .spawn()
-            .expect("unshare(1) comes with util-linux");
+        let child = unshared("-mu", &script, log);
         let server = Self { folder, address: own, child };
         until("a Sendmail that listens", || TcpStream::connect(server.address()).ok());
         server
