@@ -10,7 +10,7 @@ use mpp_hub::scanner::Letter;
 use mpp_wire::clamd::{END, Found, INSTREAM, RESPONSE_BYTES_MAX, length_of, response};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::connect::{PIECE_BYTES, connect, piece, read_all};
+use crate::connect::{PIECE_BYTES, connect, piece, read_all, said_to};
 use crate::station::Dialect;
 
 /// What clamd speaks.
@@ -32,13 +32,7 @@ impl Dialect for Clamd {
     }
 
     async fn greet(&self, server: &Server, _: &Settings) -> Result<String, String> {
-        let said = async {
-            let mut stream = connect(server).await?;
-            stream.write_all(b"zVERSION\0").await?;
-            stream.flush().await?;
-            read_all(&mut *stream, 1000).await
-        };
-        let said: Vec<u8> = said.await.map_err(|error: io::Error| error.to_string())?;
+        let said = said_to(server, b"zVERSION\0").await?;
         let text = String::from_utf8_lossy(said.strip_suffix(&[0]).unwrap_or(&said)).into_owned();
         if text.starts_with("ClamAV") { Ok(text) } else { Err("what answers is no clamd".into()) }
     }

@@ -4,7 +4,7 @@ use std::io;
 
 use mpp_config::directory::smtp::Server;
 use mpp_hub::spool::Spooled;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
 /// Bytes that are read from the spool at once.
@@ -24,6 +24,20 @@ pub(crate) async fn connect(server: &Server) -> io::Result<Box<dyn Stream>> {
         }
         Server::Socket(path) => Box::new(UnixStream::connect(path).await?),
     })
+}
+
+/// What a scanner says to a word; no scanner says much.
+///
+/// # Errors
+/// Why not, for people.
+pub(crate) async fn said_to(server: &Server, word: &[u8]) -> Result<Vec<u8>, String> {
+    let said = async {
+        let mut stream = connect(server).await?;
+        stream.write_all(word).await?;
+        stream.flush().await?;
+        read_all(&mut *stream, 1000).await
+    };
+    said.await.map_err(|error: io::Error| error.to_string())
 }
 
 /// Reads to the end, or up to a bound.

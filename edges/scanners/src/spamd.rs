@@ -10,7 +10,7 @@ use mpp_hub::scanner::Letter;
 use mpp_wire::spamd::{RESPONSE_BYTES_MAX, request, response};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::connect::{PIECE_BYTES, connect, piece, read_all};
+use crate::connect::{PIECE_BYTES, connect, piece, read_all, said_to};
 use crate::station::{Dialect, points};
 
 /// What spamd speaks.
@@ -35,13 +35,7 @@ impl Dialect for Spamd {
     }
 
     async fn greet(&self, server: &Server, _: &Settings) -> Result<String, String> {
-        let said = async {
-            let mut stream = connect(server).await?;
-            stream.write_all(b"PING SPAMC/1.2\r\n\r\n").await?;
-            stream.flush().await?;
-            read_all(&mut *stream, 1000).await
-        };
-        let said: Vec<u8> = said.await.map_err(|error: io::Error| error.to_string())?;
+        let said = said_to(server, b"PING SPAMC/1.2\r\n\r\n").await?;
         let is_pong = said.starts_with(b"SPAMD/") && said.trim_ascii().ends_with(b"PONG");
         if is_pong { Ok("answers PING".into()) } else { Err("what answers is no spamd".into()) }
     }
