@@ -71,9 +71,17 @@ fn every_check_has_a_document_that_names_its_settings() {
     text.push_str("[proxy.x.starttls]\ncertificate = \"x.pem\"\nkey = \"x.pem\"\n");
     text.push_str("[scanner.x]\nkind = \"spamd\"\nservers = [\"127.0.0.1:1\"]\n");
     text.push_str("[[proxy.x.route]]\ndomains = [\"a.example\"]\nnext_hop = [\"127.0.0.1:2\"]\n");
-    let read = mpp_config::compile("x", &text, &BTreeMap::new(), 1);
-    assert!(read.effective.len() > 60);
-    for (setting, _) in read.effective {
+    let mut all = Vec::new();
+    for store in [
+        "kind = \"redis\"\ntopology = \"sentinel\"\nservers = [\"127.0.0.1\"]\n",
+        "kind = \"sql\"\nservers = [\"mysql://mpp@127.0.0.1/mpp\"]\n",
+    ] {
+        let text = format!("[store]\n{store}{text}");
+        let read = mpp_config::compile("x", &text, &BTreeMap::new(), 1);
+        assert!(read.effective.len() > 60);
+        all.extend(read.effective);
+    }
+    for (setting, _) in all {
         let mut parts: Vec<&str> = setting.split('.').collect();
         let name = parts.pop().unwrap();
         let document = match parts.as_slice() {
@@ -81,6 +89,7 @@ fn every_check_has_a_document_that_names_its_settings() {
             ["policy", "default", "scan"] | ["scanner", ..] | ["spool"] => {
                 "docs/scanners.md".into()
             }
+            ["store"] => "docs/shared-state.md".into(),
             ["quarantine"] => "docs/quarantine.md".into(),
             ["policy", "default", check, ..] => format!("docs/checks/{check}.md"),
             ["policy", _, "match"] => "docs/policies.md".into(),

@@ -106,8 +106,10 @@ impl Control for Reloader {
         *lists = loaded.lists;
         let old = self.hub.live();
         let (now, then) = (&loaded.configuration, &old.configuration);
-        let changed_at_start =
-            then.server != now.server || then.listen != now.listen || places(then) != places(now);
+        let changed_at_start = then.server != now.server
+            || then.listen != now.listen
+            || then.store != now.store
+            || places(then) != places(now);
         let policies = loaded.configuration.policies.count();
         drop(old);
         drop(self.hub.replace(loaded.configuration));
@@ -120,7 +122,7 @@ impl Control for Reloader {
         let mut text =
             format!("configuration {} taken, {policies} policies", self.hub.live().generation);
         if changed_at_start {
-            text.push_str("; [server], and where doors listen, hold from the next start");
+            text.push_str("; [server], [store], and where doors listen, hold from the next start");
         }
         mpp_hub::say(&text);
         Ok(format!("{}{text}", loaded.warnings))

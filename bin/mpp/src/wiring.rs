@@ -2,20 +2,25 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mpp_config::Configuration;
+use mpp_config::store::{Backend, Store as Settings};
 use mpp_hub::clock::{Clock, RealClock};
 use mpp_hub::log::DecisionLog;
 use mpp_hub::statistics::Statistics;
-use mpp_hub::store::Store;
+use mpp_hub::store::{Store, StoreError};
 use mpp_hub::{Hub, Outside, Parts};
-use mpp_stores::embedded::EmbeddedStore;
+use mpp_stores::embedded::{self, EmbeddedStore};
 
 use crate::commands::Failure;
 use crate::load::Loaded;
 
 /// The file of the statistics in a state directory.
 const STATISTICS: &str = "statistics.json";
+
+/// The directory of this node's copy of a shared store in a state directory.
+const COPY: &str = "shared-copy";
 
 /// The directory of the decision log in a state directory.
 pub(crate) const LOG: &str = "log";
@@ -50,6 +55,37 @@ pub(crate) fn hub(
         scanners: Some(Arc::new(mpp_scanners::open)),
     };
     Ok(Hub::new(parts, loaded.configuration))
+}
+
+/// The store that the configuration names. A damaged one is refused unless its files may be set aside.
+///
+/// # Errors
+/// It does not open; the message says what to do.
+pub(crate) fn store(
+    settings: &Settings,
+    state: &Path,
+    set_aside_damaged: bool,
+) -> Result<Arc<dyn Store>, Failure> {
+    let failed = |error: StoreError| Failure(format!("error: {error}"));
+    match settings {
+        Settings::Embedded => {
+            let options = embedded::Options { set_aside_damaged, ..Default::default() };
+            Ok(embedded::open(&state.join("store"), &options).map_err(failed)?)
+        }
+        Settings::Shared(shared) => {
+            let options = mpp_stores::shared::Options {
+                deadline: Duration::from_millis(shared.deadline_ms),
+                copy: Some(state.join(COPY)),
+                ..Default::default()
+            };
+            match &shared.server {
+                Backend::Redis(redis) => {
+                    Ok(mpp_stores::redis::open(redis, &options).map_err(failed)?)
+                }
+                Backend::Sql(_) => Err(Failure("error: not yet".into())),
+            }
+        }
+    }
 }
 
 /// A hub for one command: it remembers nothing, and logs nothing.

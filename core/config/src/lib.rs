@@ -14,6 +14,7 @@ mod policies;
 pub mod proxy;
 pub mod scanner;
 mod schema;
+pub mod store;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

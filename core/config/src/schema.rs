@@ -13,6 +13,7 @@ use crate::directory::{self, Directory};
 use crate::policies;
 use crate::proxy::{self, Proxy};
 use crate::scanner::{self, Scanner};
+use crate::store::{self, Store};
 
 /// All settings.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub struct Configuration {
     pub proxies: Vec<Arc<Proxy>>,
     /// `[scanner.*]`, in the order of their names.
     pub scanners: Vec<Arc<Scanner>>,
+    /// `[store]`.
+    pub store: Store,
     /// `[spool]`.
     pub spool: Spool,
     /// `[quarantine]`.
@@ -119,6 +122,7 @@ pub(crate) fn read(root: &Table, session: &Session, seed: u64) -> Configuration 
     let listen = read_listen(&mut root.table("listen"));
     let proxies = proxy::read(&mut root, session);
     let scanners = scanner::read(&mut root, session);
+    let store = store::read(&mut root.table("store"));
     let spool = read_spool(&mut root.table("spool"));
     let quarantine = read_quarantine(&mut root.table("quarantine"));
     let (networks, ring) = read_networks(&mut root.table("networks"), seed);
@@ -136,6 +140,7 @@ pub(crate) fn read(root: &Table, session: &Session, seed: u64) -> Configuration 
         listen,
         proxies,
         scanners,
+        store,
         spool,
         quarantine,
         networks,

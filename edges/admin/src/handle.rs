@@ -1,5 +1,6 @@
 //! What each command does.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use mpp_engine::facts::Stage;
@@ -126,7 +127,10 @@ fn status(hub: &Hub, control: &dyn Control) -> Value {
                 "health": match hub.store().health() {
                     Health::Good => "good".to_owned(),
                     Health::MemoryOnly(why) => format!("memory only: {why}"),
+                    Health::Alone(why) => format!("alone: {why}"),
                 },
+                "place": hub.store().place(),
+                "figures": hub.store().figures().into_iter().collect::<BTreeMap<_, _>>(),
                 "greylisted": greylisted,
                 "proven": proven,
                 "correspondents": correspondents,

@@ -53,6 +53,16 @@ pub trait Store: Send + Sync {
     /// The secret with which keys of this store are made. It is drawn once, when the store is
     /// made, and stays with it.
     fn seed(&self) -> u64;
+
+    /// Where state is kept, for people.
+    fn place(&self) -> String {
+        "this node".into()
+    }
+
+    /// What else there is to count, by name: of the server that nodes share, if there is one.
+    fn figures(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }
 
 /// A block for people to read.
@@ -92,6 +102,9 @@ pub enum Health {
     Good,
     /// It goes on from memory; the text says why and since when nothing became durable.
     MemoryOnly(String),
+    /// The server that nodes share is away, and this node goes on alone; the text says why and since
+    /// when.
+    Alone(String),
 }
 
 /// Why a store does not open, or does not take what it was given.

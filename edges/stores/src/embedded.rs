@@ -15,15 +15,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mpp_engine::question::{Answer, Effect, Question};
+use mpp_engine::question::{Answer, Effect, Key, Question, Shelf};
 use mpp_hub::store::{BlockRow, Counts, Health, Later, Store, StoreError};
 
 use self::writer::Writer;
 use crate::disk::{Disk, RealDisk};
 use crate::files::{Directory, unusable};
+use crate::record::Record;
 use crate::tables::Tables;
 
-mod recovery;
+pub(crate) mod recovery;
 mod snapshot;
 mod writer;
 
@@ -215,6 +216,39 @@ impl EmbeddedStore {
             inner = self.shared.done.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
         inner.snapshot_trouble.clone().map_or(Ok(()), |why| Err(StoreError::Unusable(why)))
+    }
+
+    /// Takes over what another store says, in one step.
+    pub(crate) fn take_over(&self, now_ms: u64, records: &[Record]) {
+        let mut inner = self.shared.lock();
+        let (tables, mut sink) = inner.split();
+        for record in records {
+            tables.take_over(now_ms, record.clone(), &mut sink);
+        }
+        self.shared.release(inner);
+    }
+
+    /// One piece of everything as records, or nothing behind the last.
+    pub(crate) fn export(&self, piece: usize, now_ms: u64) -> Option<Vec<Record>> {
+        self.shared.lock().tables.export(piece, now_ms)
+    }
+
+    /// Whether noting a moment is news to others: it is new, or a sixteenth of its time later.
+    pub(crate) fn is_news(
+        &self,
+        (shelf, key): (Shelf, Key),
+        again: bool,
+        (now_ms, keep_ms): (u64, u64),
+    ) -> bool {
+        match self.shared.lock().tables.noted(now_ms, shelf, key) {
+            None => true,
+            Some(known) => again && now_ms.saturating_sub(known.at_ms) > keep_ms / 16,
+        }
+    }
+
+    /// The time of the latest question or effect.
+    pub(crate) fn latest_ms(&self) -> u64 {
+        self.shared.lock().now_ms
     }
 
     /// Makes all that was performed durable and ends the writer; what is performed later stays in

@@ -26,5 +26,8 @@ mod moments;
 mod ordered;
 mod part;
 mod record;
+pub mod redis;
+pub mod shared;
 mod tables;
 mod tally;
+pub mod transfer;

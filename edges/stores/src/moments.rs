@@ -4,13 +4,14 @@
 //! the place does not tell, the time, how long to keep it, and how often it was tried. The table is
 //! many small ordered ones ([`crate::ordered`]), chosen by the first bits of the key.
 
-use mpp_engine::question::{Key, Moment};
+use mpp_engine::question::{Key, Moment, Shelf};
 
 use crate::ordered::{Ordered, Slot};
+use crate::record::Record;
 
 /// Bits of the fingerprint within a shard: with 2^12 shards 54 bits of a key tell it apart, so with
 /// ten million entries one new key in 10^9 is taken for a known one.
-const PRINT_BITS: u32 = 42;
+pub(crate) const PRINT_BITS: u32 = 42;
 /// Bits of a time in milliseconds: good until the year 2109.
 const TIME_BITS: u32 = 42;
 
@@ -210,6 +211,24 @@ impl Moments {
         out.reserve(shard.len() * ENTRY_BYTES);
         for entry in shard.iter().filter(|entry| now_ms < entry.ends_ms()) {
             out.extend_from_slice(&entry.to_bytes());
+        }
+    }
+
+    /// Appends the entries of a shard that have not run out as records, with as much of their keys as
+    /// is known.
+    pub(crate) fn export(
+        &self,
+        shard: usize,
+        (shelf, now_ms): (Shelf, u64),
+        out: &mut Vec<Record>,
+    ) {
+        let Some(entries) = self.shards.get(shard) else { return };
+        let place = (shard as u64) << PRINT_BITS;
+        for entry in entries.iter().filter(|entry| now_ms < entry.ends_ms()) {
+            let known = place | entry.print();
+            let key = Key(known << (64 - PRINT_BITS - self.shard_bits));
+            let moment = Moment { at_ms: entry.at_ms(), tries: entry.tries() };
+            out.push(Record::Moment { shelf, key, moment, class: entry.class() });
         }
     }
 

@@ -268,6 +268,44 @@ impl Part {
         }
     }
 
+    /// Appends what has not run out as records for another store. Histories are as of now.
+    pub(crate) fn export(&self, number: usize, now_ms: u64, out: &mut Vec<Record>) {
+        let key_of = |print: u64| Key(print >> PART_BITS | (number as u64) << (64 - PART_BITS));
+        for Counter { print, tally } in self.counters.iter() {
+            let per_ms = tally.per_ms();
+            for Bucket { last_ms, amount } in tally.buckets() {
+                if amount > 0 && holds(last_ms, per_ms, now_ms) {
+                    let amount = u32::try_from(amount).unwrap_or(u32::MAX);
+                    out.push(Record::Count { key: key_of(*print), per_ms, at_ms: last_ms, amount });
+                }
+            }
+        }
+        for known in self.histories.iter() {
+            let History { clean, spam, bad } = known.history(now_ms);
+            let lessons = [(Lesson::Clean, clean), (Lesson::Spam, spam), (Lesson::Bad, bad)];
+            for (lesson, weight) in lessons.into_iter().filter(|(_, weight)| *weight > 0.0) {
+                out.push(Record::Observe {
+                    key: key_of(known.print),
+                    lesson,
+                    weight,
+                    at_ms: now_ms,
+                });
+            }
+        }
+        for (key, set) in &self.sets {
+            for (member, at_ms) in &set.members {
+                if holds(*at_ms, set.per_ms, now_ms) {
+                    let (key, per_ms) = (Key(*key), set.per_ms);
+                    out.push(Record::Member { key, member: *member, per_ms, at_ms: *at_ms });
+                }
+            }
+        }
+        for ((kind, key), (subject, block)) in &self.blocks {
+            let (kind, key, block) = (*kind, *key, *block);
+            out.push(Record::Block { kind, key, block, subject: subject.clone() });
+        }
+    }
+
     /// Whether there is anything to save.
     pub(crate) fn is_empty(&self) -> bool {
         self.applied == 0 && self.blocks.is_empty()

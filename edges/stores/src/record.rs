@@ -151,8 +151,34 @@ fn reason(number: u8) -> Option<BlockReason> {
     BlockReason::ALL.get(usize::from(number)).map(|(reason, _)| *reason)
 }
 
+/// A block with whom it is of, as servers keep it: when it ends, since when, how often before, why.
+pub(crate) fn block_cell(block: &Block, subject: &Subject) -> Vec<u8> {
+    let mut cell = Vec::new();
+    for at_ms in [block.until_ms, block.since_ms] {
+        let bytes = at_ms.min((1 << 48) - 1).to_be_bytes();
+        cell.extend_from_slice(bytes.get(2..).unwrap_or_default());
+    }
+    cell.extend_from_slice(&block.strikes.to_be_bytes());
+    cell.push(block.reason as u8);
+    push_subject(subject, &mut cell);
+    cell
+}
+
+/// Reads what [`block_cell`] wrote.
+pub(crate) fn read_block_cell(cell: &[u8]) -> Option<(Block, Subject)> {
+    let mut bytes = Bytes(cell);
+    let time = |bytes: &mut Bytes<'_>| {
+        let six: [u8; 6] = bytes.array()?;
+        Some(six.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+    };
+    let (until_ms, since_ms) = (time(&mut bytes)?, time(&mut bytes)?);
+    let strikes = u32::from_be_bytes(bytes.array()?);
+    let reason = reason(bytes.u8()?)?;
+    Some((Block { until_ms, since_ms, strikes, reason }, take_subject(&mut bytes)?))
+}
+
 /// Appends a subject: what it is, and its text, cut at 64 KiB.
-fn push_subject(subject: &Subject, out: &mut Vec<u8>) {
+pub(crate) fn push_subject(subject: &Subject, out: &mut Vec<u8>) {
     let tag = match subject {
         Subject::Address(_) => 0,
         Subject::Network(_) => 1,
@@ -168,7 +194,7 @@ fn push_subject(subject: &Subject, out: &mut Vec<u8>) {
     out.extend_from_slice(text.as_bytes().get(..cut).unwrap_or_default());
 }
 
-fn take_subject(bytes: &mut Bytes<'_>) -> Option<Subject> {
+pub(crate) fn take_subject(bytes: &mut Bytes<'_>) -> Option<Subject> {
     let tag = bytes.u8()?;
     let length = usize::from(u16::from_le_bytes(bytes.array()?));
     let text = std::str::from_utf8(bytes.slice(length)?).ok()?;

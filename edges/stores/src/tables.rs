@@ -9,13 +9,18 @@ use mpp_engine::question::{
 };
 use mpp_hub::store::{BlockRow, Counts};
 
-use crate::moments::{ENTRY_BYTES, Moments, class_of};
+use crate::moments::{ENTRY_BYTES, Moments, PRINT_BITS, class_of};
 use crate::part::{PARTS, Part, part_of};
 use crate::record::{Record, push_u32};
 use crate::tally::Counter;
 
 /// Shards of each shelf, as powers of two: drones fill the first.
 const SHARD_BITS: [u32; Shelf::ALL.len()] = [12, 10, 10, 10, 10];
+
+/// How many of a key's first bits are known of a point in time.
+pub(crate) fn key_bits(shelf: Shelf) -> u32 {
+    SHARD_BITS.get(shelf as usize).map_or(0, |bits| bits + PRINT_BITS)
+}
 
 /// Everything.
 #[derive(Debug)]
@@ -159,6 +164,46 @@ impl Tables {
         let before = self.part(key).and_then(|part| part.blocks.get(&(kind, key)));
         let block = next_block(before.map(|(_, block)| *block), new, now_ms);
         Record::Block { kind, key, block, subject: new.subject.clone() }
+    }
+
+    /// Takes over what another store says, unless it is so already.
+    pub(crate) fn take_over(&mut self, now_ms: u64, record: Record, sink: &mut Sink<'_>) {
+        let is_so = match &record {
+            Record::Moment { shelf, key, moment, class } => {
+                let known = self.shelves.get(*shelf as usize);
+                known.is_some_and(|known| {
+                    known.get(*key, now_ms) == Some(*moment) && known.class(*key) == Some(*class)
+                })
+            }
+            Record::Block { kind, key, block, .. } => {
+                let known = self.part(*key).and_then(|part| part.blocks.get(&(*kind, *key)));
+                known.is_some_and(|(_, known)| known == block)
+            }
+            _ => false,
+        };
+        if !is_so {
+            self.change(now_ms, record, sink);
+        }
+    }
+
+    /// When a key was noted, if that holds.
+    pub(crate) fn noted(&self, now_ms: u64, shelf: Shelf, key: Key) -> Option<Moment> {
+        self.moment(now_ms, shelf, key)
+    }
+
+    /// One piece of everything as records for another store, or nothing behind the last.
+    pub(crate) fn export(&self, piece: usize, now_ms: u64) -> Option<Vec<Record>> {
+        let mut records = Vec::new();
+        let mut before = 0;
+        for (shelf, moments) in Shelf::ALL.into_iter().zip(&self.shelves) {
+            if piece < before + moments.shards() {
+                moments.export(piece - before, (shelf, now_ms), &mut records);
+                return Some(records);
+            }
+            before += moments.shards();
+        }
+        self.parts.get(piece - before)?.export(piece - before, now_ms, &mut records);
+        Some(records)
     }
 
     fn change(&mut self, now_ms: u64, record: Record, sink: &mut Sink<'_>) {

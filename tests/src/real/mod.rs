@@ -18,6 +18,7 @@ pub mod postfix;
 pub mod postgres;
 pub mod process;
 pub mod raw_smtp;
+pub mod redis;
 pub mod samba;
 pub mod scanners;
 pub mod schemas;

@@ -20,10 +20,9 @@ use mpp_hub::Hub;
 use mpp_hub::clock::RealClock;
 use mpp_hub::quarantine::Quarantine as Hold;
 use mpp_hub::spool::Spool;
-use mpp_hub::store::{Health, Store as _};
+use mpp_hub::store::{Health, Store};
 use mpp_pages::Pages;
 use mpp_quarantine::Quarantine;
-use mpp_stores::embedded;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -78,10 +77,7 @@ impl Serve {
             .state
             .clone()
             .unwrap_or_else(|| place::state_directory(&first.configuration.server.state, config));
-        let options =
-            embedded::Options { set_aside_damaged: self.set_aside_damaged, ..Default::default() };
-        let store = embedded::open(&state.join("store"), &options)
-            .map_err(|error| Failure(format!("error: {error}")))?;
+        let store = wiring::store(&first.configuration.store, &state, self.set_aside_damaged)?;
         let loaded = load::load(config, store.seed()).map_err(Failure)?;
         let wanted =
             if self.listen.is_empty() { &loaded.configuration.listen.policy } else { &self.listen };
@@ -195,7 +191,7 @@ impl Node {
         loaded: Loaded,
         state: &Path,
         config: Option<&Path>,
-        (store, doors): (Arc<embedded::EmbeddedStore>, &Doors),
+        (store, doors): (Arc<dyn Store>, &Doors),
     ) -> Result<Self, Failure> {
         let workers = loaded.configuration.server.workers;
         let most = loaded.configuration.listen.connections_max;
@@ -340,13 +336,14 @@ impl Node {
         let counts = self.hub.store().counts();
         self.hub.look_around(&counts);
         let health = self.hub.store().health();
-        let is_good = health == Health::Good;
+        let is_good = !matches!(health, Health::MemoryOnly(_));
         match health {
             Health::MemoryOnly(why) if seen.was_good => {
                 mpp_hub::say(&format!("the store goes on from memory only: {why}"));
             }
             Health::Good if !seen.was_good => mpp_hub::say("the store is durable again"),
-            Health::Good | Health::MemoryOnly(_) => {}
+            // A shared store says by itself when it goes and comes.
+            Health::Good | Health::MemoryOnly(_) | Health::Alone(_) => {}
         }
         seen.was_good = is_good;
         let bytes = counts.memory_bytes;

@@ -188,6 +188,24 @@ pub(crate) struct Status {
     json: bool,
 }
 
+/// What is counted of a store that nodes share.
+fn push_figures(store: &Value, out: &mut String) {
+    let figure = |name: &str| number(store, &format!("/figures/{name}"));
+    if store.get("figures").and_then(Value::as_object).is_some_and(|all| !all.is_empty()) {
+        let _ = writeln!(
+            out,
+            "  shared: {} batches, the last took {} us; away {} times; {} decisions were late; {} \
+             changes wait, {} were dropped",
+            count(figure("batches")),
+            count(figure("trip_us")),
+            count(figure("outages")),
+            count(figure("late")),
+            count(figure("waiting")),
+            count(figure("dropped")),
+        );
+    }
+}
+
 impl Status {
     pub(crate) fn run(&self) -> Result<(), Failure> {
         let status = daemon(&self.daemon, &json!({ "command": "status" }))?;
@@ -205,7 +223,8 @@ impl Status {
             number(&status, "/generation")
         );
         let _ = writeln!(out, "state          {}", text(&status, "state"));
-        let _ = writeln!(out, "store          {}", text(store, "health"));
+        let _ =
+            writeln!(out, "store          {} ({})", text(store, "health"), text(store, "place"));
         for name in [
             "greylisted",
             "proven",
@@ -225,6 +244,7 @@ impl Status {
             print::size(number(store, "/memory_bytes")),
             print::size(number(store, "/disk_bytes"))
         );
+        push_figures(store, &mut out);
         for directory in status.get("directories").and_then(Value::as_array).into_iter().flatten() {
             push_directory(directory, &mut out);
         }

@@ -30,6 +30,17 @@ impl Security {
         const WORDS: [(&str, Tls); 3] =
             [("off", Tls::Off), ("prefer", Tls::Prefer), ("require", Tls::Require)];
         let tls = table.choice("tls", "prefer", &WORDS).unwrap_or_default();
+        Self::with_authorities(table, tls)
+    }
+
+    /// Reads `tls` and `ca` for a protocol that cannot begin in plain text: a port speaks TLS or not.
+    pub(crate) fn read_strict(table: &mut Reader<'_>) -> Self {
+        const WORDS: [(&str, Tls); 2] = [("off", Tls::Off), ("require", Tls::Require)];
+        let tls = table.choice("tls", "off", &WORDS).unwrap_or(Tls::Off);
+        Self::with_authorities(table, tls)
+    }
+
+    fn with_authorities(table: &mut Reader<'_>, tls: Tls) -> Self {
         let ca = table.content("ca");
         if ca.as_ref().is_some_and(|text| !text.contains("-----BEGIN CERTIFICATE-----")) {
             table.mistake("ca", "the file holds no certificate in PEM form");

@@ -109,7 +109,7 @@ pub(super) fn recover(directory: &Directory, options: &Options) -> Result<Recove
 }
 
 /// A secret, from the system's random numbers.
-fn draw_seed() -> io::Result<u64> {
+pub(crate) fn draw_seed() -> io::Result<u64> {
     let mut bytes = [0; 8];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(u64::from_le_bytes(bytes))

@@ -1,0 +1,511 @@
+//! Redis or Valkey as a store that nodes share: one server, sentinels, or a cluster.
+//!
+//! A batch of decisions is one call of a script on the server ([`store.lua`](../redis/store.lua)); in a
+//! cluster one for each part of the keys, all at the same time. There a decision is atomic for each key,
+//! not over all of its keys.
+
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use mpp_config::store::Redis as Settings;
+use mpp_engine::question::{Answer, Counted, History, Question};
+use mpp_hub::store::{Counts, StoreError};
+use redis::{Cmd, RedisError, Script, Value};
+
+use self::keys::{COMMON, Kind, Names, Operation, PARTS, read_block_field};
+use self::link::{Link, said};
+use crate::part::decayed;
+use crate::record::{Bytes, Record, read_block_cell};
+use crate::shared::cells::{held_moment, moment_record, read_history};
+use crate::shared::remote::{
+    Batch, Connector, Cursor, Exchanged, Meta, News, Remote, Trouble, Waiting, Wanted,
+};
+use crate::shared::{self, Options, SharedStore};
+use crate::transfer::Side;
+
+mod keys;
+mod link;
+
+/// The form of what is on the server; another one is refused.
+const VERSION: u64 = 1;
+/// Entries of the log that are read at once.
+const NEWS_MAX: usize = 1_000;
+/// Tables that one call sweeps: a millisecond of the server's time.
+const SWEEP_TABLES: usize = 16;
+/// One node sweeps, as long as it goes on doing so.
+const LEASE_MS: u64 = 5_000;
+
+/// Opens a store on a Redis.
+///
+/// # Errors
+/// Neither the server answers nor is there a copy of the store on this node.
+pub fn open(settings: &Settings, options: &Options) -> Result<Arc<SharedStore>, StoreError> {
+    shared::open(Arc::new(Place { settings: settings.clone() }), options)
+}
+
+/// One side of moving a store to or from a Redis.
+///
+/// # Errors
+/// It does not answer, or holds something else.
+pub fn side(settings: &Settings, seed: Option<u64>) -> Result<Side, StoreError> {
+    Side::connect(&Place { settings: settings.clone() }, seed)
+}
+
+/// How to reach it.
+struct Place {
+    settings: Settings,
+}
+
+impl Connector for Place {
+    fn connect(&self) -> Waiting<'_, Box<dyn Remote>> {
+        Box::pin(async {
+            let link = Link::open(&self.settings).await?;
+            let script = Script::new(include_str!("redis/store.lua"));
+            let names = Names::new(&self.settings.prefix);
+            Ok(Box::new(Server { link, script, names }) as Box<dyn Remote>)
+        })
+    }
+
+    fn place(&self) -> String {
+        let servers = self.settings.servers.iter().map(ToString::to_string);
+        format!("redis {}", servers.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// A Redis that is connected.
+struct Server {
+    link: Link,
+    script: Script,
+    names: Names,
+}
+
+impl Server {
+    /// Calls the script for operations of one part, or of any part where there is one server.
+    async fn call(
+        &self,
+        part: usize,
+        (node, number): (u64, u64),
+        operations: &[Operation],
+    ) -> Result<Vec<Value>, Trouble> {
+        let arguments = |command: &mut Cmd| {
+            command.arg(1).arg(self.names.of(part, "n")).arg(node).arg(number);
+            for operation in operations {
+                operation.push(command);
+            }
+        };
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(self.script.get_hash());
+        arguments(&mut command);
+        let mut link = self.link.clone();
+        let answer = match link.send(&command).await {
+            Err(error) if is_unknown_script(&error) => {
+                let mut command = redis::cmd("EVAL");
+                command.arg(include_str!("redis/store.lua"));
+                arguments(&mut command);
+                link.send(&command).await
+            }
+            answer => answer,
+        };
+        match answer.map_err(said)? {
+            Value::Array(answers) => Ok(answers),
+            // It was done before.
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Runs operations, each in its part; returns the answers of those that have one, in their order.
+    async fn run(
+        &self,
+        numbered: (u64, u64),
+        operations: Vec<(u64, Operation)>,
+    ) -> Result<Vec<Option<Value>>, Trouble> {
+        let asked: Vec<usize> =
+            operations.iter().filter(|(_, it)| it.is_asked).map(|(_, it)| it.part).collect();
+        let is_cluster = self.link.is_cluster();
+        let mut parts: Vec<(usize, u64, Vec<Operation>)> = Vec::new();
+        let mut places = vec![usize::MAX; PARTS + 1];
+        for (now_ms, operation) in operations {
+            let part = if is_cluster { operation.part } else { COMMON };
+            let place = match places.get(part) {
+                Some(place) if *place != usize::MAX => *place,
+                _ => {
+                    parts.push((part, u64::MAX, Vec::new()));
+                    if let Some(place) = places.get_mut(part) {
+                        *place = parts.len() - 1;
+                    }
+                    parts.len() - 1
+                }
+            };
+            if let Some((_, since_ms, list)) = parts.get_mut(place) {
+                if *since_ms != now_ms {
+                    *since_ms = now_ms;
+                    list.push(Operation::now(part, now_ms));
+                }
+                list.push(operation);
+            }
+        }
+        let calls = parts.iter().map(|(part, _, list)| self.call(*part, numbered, list));
+        let answers = try_join_all(calls).await?;
+        let mut answers: Vec<_> = answers.into_iter().map(Vec::into_iter).collect();
+        let next = |part: usize| {
+            let part = if is_cluster { part } else { COMMON };
+            let place = places.get(part).copied().unwrap_or(usize::MAX);
+            answers.get_mut(place).and_then(Iterator::next)
+        };
+        Ok(asked.into_iter().map(next).collect())
+    }
+
+    /// Sends one command that is not of the script.
+    async fn ask(&self, command: &Cmd) -> Result<Value, Trouble> {
+        self.link.clone().send(command).await.map_err(said)
+    }
+
+    /// The tables that a part has.
+    async fn tables(&self, part: usize) -> Result<Vec<Vec<u8>>, Trouble> {
+        let found = self.ask(redis::cmd("SMEMBERS").arg(self.names.of(part, "t"))).await?;
+        Ok(list(found).into_iter().filter_map(bytes).collect())
+    }
+
+    async fn fields(&self, key: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Trouble> {
+        let found = self.ask(redis::cmd("HGETALL").arg(key)).await?;
+        let mut parts = list(found).into_iter().filter_map(bytes);
+        Ok(std::iter::from_fn(|| Some((parts.next()?, parts.next()?))).collect())
+    }
+
+    /// All blocks.
+    async fn blocks(&self) -> Result<Vec<Record>, Trouble> {
+        let fields = self.fields(self.names.of(COMMON, "b").as_bytes()).await?;
+        Ok(fields.iter().filter_map(|(field, cell)| block_record(field, cell)).collect())
+    }
+
+    /// What the tables of a part hold.
+    async fn part(&self, part: usize, wanted: Wanted) -> Result<Vec<Record>, Trouble> {
+        let mut records = Vec::new();
+        for table in self.tables(part).await? {
+            let Some(kind) = kind_of(&self.names, &table) else { continue };
+            if wanted == Wanted::Dear && !is_dear(kind) {
+                continue;
+            }
+            for (field, mut cell) in self.fields(&table).await? {
+                let Some((kind, key)) = self.names.key_of(&table, &field) else { continue };
+                if cell == b"*" {
+                    let name = [table.as_slice(), b"*", field.as_slice()].concat();
+                    let found = self.ask(redis::cmd("GET").arg(name)).await?;
+                    let Some(long) = bytes(found) else { continue };
+                    cell = long;
+                }
+                cell_records(kind, key, &cell, &mut records);
+            }
+        }
+        Ok(records)
+    }
+}
+
+fn is_unknown_script(error: &RedisError) -> bool {
+    error.code() == Some("NOSCRIPT")
+}
+
+/// Which kind of table it is; a field of the right length stands for any.
+fn kind_of(names: &Names, table: &[u8]) -> Option<Kind> {
+    let found = names.key_of(table, &[0; 5]).or_else(|| names.key_of(table, &[0; 7]));
+    found.map(|(kind, _)| kind)
+}
+
+fn is_dear(kind: Kind) -> bool {
+    matches!(kind, Kind::Moment(shelf) if shared::is_dear_shelf(shelf))
+}
+
+fn block_record(field: &[u8], cell: &[u8]) -> Option<Record> {
+    let (kind, key) = read_block_field(field)?;
+    let (block, subject) = read_block_cell(cell)?;
+    Some(Record::Block { kind, key, block, subject })
+}
+
+/// What a cell says, as records for another store.
+fn cell_records(kind: Kind, key: mpp_engine::question::Key, cell: &[u8], out: &mut Vec<Record>) {
+    match kind {
+        Kind::Moment(shelf) => out.extend(moment_record(shelf, key, cell)),
+        Kind::History => {
+            out.extend(shared::cells::history_records(key, cell).into_iter().flatten());
+        }
+        Kind::Count => out.extend(shared::cells::count_records(key, cell)),
+        Kind::Set => out.extend(shared::cells::set_records(key, cell)),
+    }
+}
+
+impl Remote for Server {
+    fn exchange<'a>(&'a self, batch: &'a Batch<'a>) -> Waiting<'a, Exchanged> {
+        Box::pin(async move {
+            let mut operations = Vec::new();
+            for job in batch.jobs {
+                let questions = job.questions.iter();
+                let questions = questions.filter_map(|it| Operation::question(&self.names, it));
+                operations.extend(questions.map(|it| (job.now_ms, it)));
+                let effects = job.effects.iter();
+                let effects =
+                    effects.filter_map(|it| Operation::effect(&self.names, job.now_ms, it));
+                operations.extend(effects.map(|it| (job.now_ms, it)));
+            }
+            operations.extend(batch.news.iter().map(|it| (0, Operation::news(&self.names, it))));
+            let answers = self.run((batch.node, batch.number), operations).await?;
+            let mut answers = answers.into_iter();
+            let mut done = Exchanged::default();
+            for job in batch.jobs {
+                let mut of_job = Vec::with_capacity(job.questions.len());
+                for question in &job.questions {
+                    let answer = match question {
+                        Question::Blocked { .. } => Answer::Unavailable,
+                        _ => answer(question, answers.next().flatten(), job.now_ms, &mut done.seen),
+                    };
+                    of_job.push(answer);
+                }
+                done.answers.push(of_job);
+            }
+            Ok(done)
+        })
+    }
+
+    fn meta(&self, seed: u64, epoch: u64) -> Waiting<'_, Meta> {
+        Box::pin(async move {
+            let key = self.names.of(COMMON, "m");
+            for (name, value) in [("seed", seed), ("epoch", epoch), ("version", VERSION)] {
+                self.ask(redis::cmd("HSETNX").arg(&key).arg(name).arg(value)).await?;
+            }
+            let found = self
+                .ask(redis::cmd("HMGET").arg(&key).arg("seed").arg("epoch").arg("version"))
+                .await?;
+            let numbers: Vec<u64> = list(found).into_iter().filter_map(number).collect();
+            let [seed, epoch, version] = *numbers.as_slice() else {
+                return Err(Trouble(format!("the key {key} is not what mpp writes")));
+            };
+            if version != VERSION {
+                return Err(Trouble(format!(
+                    "its form is version {version}, this mpp knows {VERSION}: start that mpp, or set \
+                     another `prefix`"
+                )));
+            }
+            let now = self.ask(&redis::cmd("TIME")).await?;
+            let now: Vec<u64> = list(now).into_iter().filter_map(number).collect();
+            let server_ms = match *now.as_slice() {
+                [seconds, micros] => seconds * 1_000 + micros / 1_000,
+                _ => 0,
+            };
+            Ok(Meta { seed, epoch, server_ms })
+        })
+    }
+
+    fn news(&self, since: Cursor) -> Waiting<'_, News> {
+        Box::pin(async move {
+            let log = self.names.of(COMMON, "l");
+            if since == Cursor::default() {
+                let last = self
+                    .ask(redis::cmd("XREVRANGE").arg(&log).arg("+").arg("-").arg("COUNT").arg(1))
+                    .await?;
+                let id = list(last).into_iter().next().and_then(entry).map(|(id, _)| id);
+                let cursor = Cursor(id.unwrap_or_else(|| "0-0".into()));
+                return Ok(News { cursor, ..News::default() });
+            }
+            let mut range = redis::cmd("XRANGE");
+            range.arg(&log).arg(format!("({}", since.0)).arg("+").arg("COUNT").arg(NEWS_MAX);
+            let found = list(self.ask(&range).await?);
+            let mut news = News { cursor: since.clone(), ..News::default() };
+            if found.is_empty() {
+                return Ok(news);
+            }
+            if since.0 != "0-0" {
+                // The entry that was read last is there as long as none behind it was dropped.
+                let mut range = redis::cmd("XRANGE");
+                range.arg(&log).arg(&since.0).arg(&since.0).arg("COUNT").arg(1);
+                news.has_gap = list(self.ask(&range).await?).is_empty();
+            }
+            for (id, fields) in found.into_iter().filter_map(entry) {
+                news.cursor = Cursor(id);
+                news.records.extend(news_record(&fields));
+            }
+            Ok(news)
+        })
+    }
+
+    fn page(&self, from: u64, wanted: Wanted) -> Waiting<'_, (Vec<Record>, Option<u64>)> {
+        Box::pin(async move {
+            if from == 0 {
+                return Ok((self.blocks().await?, Some(1)));
+            }
+            let part = usize::try_from(from - 1).unwrap_or(PARTS);
+            let next = (part + 1 < PARTS).then_some(from + 1);
+            Ok((self.part(part, wanted).await?, next))
+        })
+    }
+
+    fn put(&self, records: Vec<Record>) -> Waiting<'_, ()> {
+        Box::pin(async move {
+            let operations = records.iter().map(|it| Operation::record(&self.names, it)).collect();
+            self.run((0, 0), operations).await?;
+            Ok(())
+        })
+    }
+
+    fn sweep(&self, node: u64, now_ms: u64, from: u64) -> Waiting<'_, (u64, u64)> {
+        Box::pin(async move {
+            let lease = self.names.of(COMMON, "s");
+            let mut take = redis::cmd("SET");
+            take.arg(&lease).arg(node).arg("NX").arg("PX").arg(LEASE_MS);
+            if self.ask(&take).await? == Value::Nil {
+                let holder = number(self.ask(redis::cmd("GET").arg(&lease)).await?);
+                if holder != Some(node) {
+                    return Ok((0, 0));
+                }
+                self.ask(redis::cmd("PEXPIRE").arg(&lease).arg(LEASE_MS)).await?;
+            }
+            let part = usize::try_from(from).unwrap_or(PARTS);
+            if part >= PARTS {
+                return Ok((self.sweep_blocks(now_ms).await?, 0));
+            }
+            let mut gone = 0;
+            for tables in self.tables(part).await?.chunks(SWEEP_TABLES) {
+                let operations = tables.iter().filter_map(|table| {
+                    let kind = kind_of(&self.names, table)?;
+                    Some((now_ms, Operation::sweep(part, table, kind)))
+                });
+                for answer in self.run((0, 0), operations.collect()).await?.into_iter().flatten() {
+                    gone += list(answer).into_iter().next().and_then(number).unwrap_or(0);
+                }
+            }
+            Ok((gone, from + 1))
+        })
+    }
+
+    fn counts(&self) -> Waiting<'_, Counts> {
+        Box::pin(async move {
+            let mut counts = Counts::default();
+            for part in 0..PARTS {
+                let answers =
+                    self.run((0, 0), vec![(0, Operation::count(&self.names, part))]).await?;
+                let sums = answers.into_iter().flatten().flat_map(list).collect::<Vec<_>>();
+                for pair in sums.chunks(2) {
+                    let [Value::BulkString(letter), Value::Int(sum)] = pair else { continue };
+                    let sum = u64::try_from(*sum).unwrap_or(0);
+                    match letter.first().copied().and_then(Kind::of) {
+                        Some(Kind::Moment(shelf)) => {
+                            if let Some(count) = counts.shelves.get_mut(shelf as usize) {
+                                *count += sum;
+                            }
+                        }
+                        Some(Kind::Count | Kind::Set) => counts.tallies += sum,
+                        Some(Kind::History) => counts.histories += sum,
+                        None => {}
+                    }
+                }
+            }
+            let blocks = self.ask(redis::cmd("HLEN").arg(self.names.of(COMMON, "b"))).await?;
+            counts.blocks = number(blocks).unwrap_or(0);
+            if !self.link.is_cluster() {
+                // Not every account may ask for it.
+                let said = self.ask(redis::cmd("INFO").arg("memory")).await.ok().and_then(bytes);
+                let said = said.unwrap_or_default();
+                let said = String::from_utf8_lossy(&said);
+                let used = said.lines().find_map(|line| line.strip_prefix("used_memory:"));
+                counts.disk_bytes = used.and_then(|it| it.trim().parse().ok()).unwrap_or(0);
+            }
+            Ok(counts)
+        })
+    }
+}
+
+impl Server {
+    async fn sweep_blocks(&self, now_ms: u64) -> Result<u64, Trouble> {
+        let (mut gone, mut cursor) = (0, 0);
+        loop {
+            let operation = Operation::sweep_blocks(&self.names, cursor);
+            let answers = self.run((0, 0), vec![(now_ms, operation)]).await?;
+            let answer = answers.into_iter().next().flatten().map(list).unwrap_or_default();
+            let numbers: Vec<u64> = answer.into_iter().filter_map(number).collect();
+            let [next, some] = *numbers.as_slice() else { return Ok(gone) };
+            gone += some;
+            cursor = next;
+            if cursor == 0 {
+                return Ok(gone);
+            }
+        }
+    }
+}
+
+/// What the script answers to a question.
+fn answer(
+    question: &Question,
+    value: Option<Value>,
+    now_ms: u64,
+    seen: &mut Vec<Record>,
+) -> Answer {
+    let Some(value) = value else { return Answer::Unavailable };
+    match question {
+        Question::Since { shelf, key } => {
+            let cell = bytes(value).unwrap_or_default();
+            let moment = held_moment(&cell, now_ms);
+            if moment.is_some() {
+                seen.extend(moment_record(*shelf, *key, &cell));
+            }
+            Answer::Since(moment)
+        }
+        Question::History { .. } => {
+            let known = bytes(value).and_then(|cell| read_history(&cell));
+            Answer::History(known.map_or_else(History::default, |(history, at_s)| {
+                decayed(history, u64::from(at_s) * 1_000, now_ms)
+            }))
+        }
+        Question::Blocked { .. } => Answer::Unavailable,
+        Question::Count { .. } | Question::Reserve { .. } | Question::Distinct { .. } => {
+            let numbers: Vec<u64> = list(value).into_iter().filter_map(number).collect();
+            match *numbers.as_slice() {
+                [granted, used, frees_at_ms] => {
+                    Answer::Counted(Counted { granted: granted == 1, used, frees_at_ms })
+                }
+                _ => Answer::Unavailable,
+            }
+        }
+    }
+}
+
+/// An entry of the log: its number, and its fields.
+fn entry(value: Value) -> Option<(String, Vec<Value>)> {
+    let mut parts = list(value).into_iter();
+    let id = String::from_utf8(bytes(parts.next()?)?).ok()?;
+    Some((id, list(parts.next()?)))
+}
+
+fn news_record(fields: &[Value]) -> Option<Record> {
+    let [Value::BulkString(name), Value::BulkString(text), ..] = fields else { return None };
+    match name.as_slice() {
+        b"b" => {
+            let (field, cell) = text.split_at_checked(9)?;
+            block_record(field, cell)
+        }
+        b"u" => read_block_field(text).map(|(kind, key)| Record::Unblock { kind, key }),
+        b"m" => Record::take(&mut Bytes(text)),
+        _ => None,
+    }
+}
+
+fn list(value: Value) -> Vec<Value> {
+    match value {
+        Value::Array(list) | Value::Set(list) => list,
+        Value::Map(pairs) => pairs.into_iter().flat_map(|(name, value)| [name, value]).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn bytes(value: Value) -> Option<Vec<u8>> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text.into_bytes()),
+        _ => None,
+    }
+}
+
+fn number(value: Value) -> Option<u64> {
+    match value {
+        Value::Int(number) => u64::try_from(number).ok(),
+        Value::BulkString(bytes) => std::str::from_utf8(&bytes).ok()?.parse().ok(),
+        _ => None,
+    }
+}

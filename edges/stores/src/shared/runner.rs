@@ -1,0 +1,558 @@
+//! The thread that talks to the server: what waits goes there in batches, one at a time.
+//!
+//! The busier it is, the more a batch holds, so the cost of a trip is shared. A batch of which it is not
+//! known whether it was done is sent again, with its number, before anything else.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use mpp_hub::store::{Store as _, StoreError};
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+
+use super::queue::Waiting;
+use super::remote::{Batch, Connector, Cursor, Job, Meta, Remote, Trouble, Wanted};
+use super::{Line, Options, lock, open_copy};
+use crate::embedded::EmbeddedStore;
+use crate::record::Record;
+
+/// Jobs of a batch at the most: some milliseconds of the server's time.
+const BATCH_MAX: usize = 256;
+/// A connection that takes longer is given up.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// A request that takes longer is given up with its connection.
+const REQUEST_MAX: Duration = Duration::from_secs(10);
+/// How often the log of changes is looked at.
+const NEWS_EVERY: Duration = Duration::from_millis(200);
+/// How often the server is asked how much it holds, and what time it is.
+const COUNTS_EVERY: Duration = Duration::from_secs(15);
+/// How often the askers' deadlines are looked at while a request is under way.
+const WATCH_EVERY: Duration = Duration::from_millis(20);
+/// Times to wait before the server is tried again: the first, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Clocks that differ by less are left alone, in milliseconds.
+const SKEW_MAX_MS: u64 = 250;
+/// Records of one upload.
+const UPLOAD: usize = 500;
+/// News of our own blocks wait at most so many looks for those that the server has not heard of.
+const PATIENCE: u32 = 5;
+
+/// The thread's own.
+pub(super) struct Runner {
+    line: Arc<Line>,
+    copy: Arc<EmbeddedStore>,
+    connector: Arc<dyn Connector>,
+    runtime: Option<Runtime>,
+    options: Options,
+    node: u64,
+    number: u64,
+    /// A batch that may have been done.
+    unsure: Option<(Vec<Waiting>, Vec<Record>)>,
+    cursor: Cursor,
+    postponed: u32,
+    /// Which store the copy is one of.
+    epoch: u64,
+    /// A connection that was made while opening.
+    first: Option<Box<dyn Remote>>,
+    news_due: Instant,
+    counts_due: Instant,
+    sweep_due: Instant,
+    sweep_from: u64,
+}
+
+/// Why talking to a server ended.
+enum End {
+    Stopped,
+    Lost(Trouble),
+}
+
+impl From<Trouble> for End {
+    fn from(trouble: Trouble) -> Self {
+        Self::Lost(trouble)
+    }
+}
+
+impl Runner {
+    pub(super) fn open(
+        connector: Arc<dyn Connector>,
+        options: &Options,
+    ) -> Result<(Arc<EmbeddedStore>, Self), StoreError> {
+        let unusable = |error: std::io::Error| StoreError::Unusable(error.to_string());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(unusable)?;
+        let drawn = options.seed.unwrap_or_else(draw);
+        let reached = runtime.block_on(async {
+            let remote = within(CONNECT_MAX, connector.connect()).await?;
+            let meta = within(REQUEST_MAX, remote.meta(known_seed(options, drawn), draw())).await?;
+            Ok::<_, Trouble>((remote, meta))
+        });
+        let line = Arc::new(Line::default());
+        let (copy, first, epoch) = match reached {
+            Ok((remote, meta)) => {
+                let copy = open_matching(options, &meta)?;
+                (copy, Some(remote), meta.epoch)
+            }
+            Err(trouble) => {
+                let has_copy = options.copy.as_deref().is_some_and(Path::exists);
+                if !has_copy {
+                    let place = connector.place();
+                    return Err(StoreError::Unusable(format!(
+                        "the shared store {place} does not answer, and this node has no copy of it \
+                         to go on with: {trouble}"
+                    )));
+                }
+                let copy = open_copy(options, drawn)?;
+                let epoch = read_epoch(options).unwrap_or(0);
+                line.leave(&trouble.to_string());
+                (copy, None, epoch)
+            }
+        };
+        // Nothing is asked of the server before the copy has what every node has.
+        line.is_away.store(true, Ordering::Release);
+        let now = Instant::now();
+        let runner = Self {
+            line,
+            copy: Arc::clone(&copy),
+            connector,
+            runtime: Some(runtime),
+            options: options.clone(),
+            node: draw(),
+            number: 0,
+            unsure: None,
+            cursor: Cursor::default(),
+            postponed: 0,
+            epoch: read_epoch(options).unwrap_or(epoch),
+            first,
+            news_due: now,
+            counts_due: now,
+            sweep_due: now,
+            sweep_from: 0,
+        };
+        Ok((copy, runner))
+    }
+
+    pub(super) fn line(&self) -> &Arc<Line> {
+        &self.line
+    }
+
+    /// Whether the server has answered.
+    pub(super) fn is_reached(&self) -> bool {
+        self.first.is_some()
+    }
+
+    pub(super) fn run(mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.block_on(self.talk());
+        }
+        self.line.release("the store is closed");
+    }
+
+    async fn talk(&mut self) {
+        let mut pause = PAUSES.0;
+        while !self.is_stopped() {
+            let connected = match self.first.take() {
+                Some(remote) => Ok(remote),
+                None => within(CONNECT_MAX, self.connector.connect()).await,
+            };
+            let ended = match connected {
+                Ok(remote) => match self.serve(&*remote).await {
+                    End::Stopped => return,
+                    End::Lost(trouble) => trouble,
+                },
+                Err(trouble) => trouble,
+            };
+            if !self.line.is_away.load(Ordering::Acquire) {
+                pause = PAUSES.0;
+            }
+            self.line.leave(&ended.0);
+            // Woken by every change: only the stop ends the pause.
+            let until = Instant::now() + pause;
+            while !self.is_stopped() && Instant::now() < until {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.line.stop.load(Ordering::Acquire)
+    }
+
+    async fn serve(&mut self, remote: &dyn Remote) -> End {
+        match self.try_serve(remote).await {
+            Ok(()) => End::Stopped,
+            Err(end) => end,
+        }
+    }
+
+    async fn try_serve(&mut self, remote: &dyn Remote) -> Result<(), End> {
+        self.catch_up(remote).await?;
+        loop {
+            if self.is_stopped() {
+                return Ok(());
+            }
+            self.do_chores(remote).await?;
+            let (jobs, news, settling) = self.next_batch();
+            if jobs.is_empty() && news.is_empty() {
+                if !settling.is_empty() {
+                    self.settle(remote, settling).await?;
+                    continue;
+                }
+                if self.line.is_away.load(Ordering::Acquire) {
+                    self.try_to_come_back(remote).await?;
+                    continue;
+                }
+                let due = self.news_due.min(self.sweep_due);
+                let due = tokio::time::sleep_until(due.max(Instant::now()).into());
+                tokio::select! {
+                    () = self.line.wake.notified() => {}
+                    () = due => {}
+                }
+                continue;
+            }
+            self.unsure = Some((jobs, news));
+            let is_settled = self.send(remote).await;
+            // Those who wait for all that came before wait on.
+            lock(&self.line.settling).extend(settling);
+            is_settled?;
+        }
+    }
+
+    /// What is to be sent next, and who waits until everything was.
+    #[allow(clippy::type_complexity, reason = "three parts of one look under the lock")]
+    fn next_batch(
+        &mut self,
+    ) -> (Vec<Waiting>, Vec<Record>, Vec<std::sync::mpsc::Sender<Result<(), String>>>) {
+        let settling = std::mem::take(&mut *lock(&self.line.settling));
+        let mut queue = lock(&self.line.queue);
+        (queue.take(BATCH_MAX), std::mem::take(&mut queue.news), settling)
+    }
+
+    /// Sends the batch that may not have been done yet.
+    async fn send(&mut self, remote: &dyn Remote) -> Result<(), End> {
+        let Some((mut waiting, news)) = self.unsure.take() else { return Ok(()) };
+        let jobs: Vec<Job> = waiting.iter_mut().map(|it| std::mem::take(&mut it.job)).collect();
+        let asked: Vec<bool> = waiting.iter().map(|it| it.asker.is_some()).collect();
+        self.number += 1;
+        let batch = Batch { node: self.node, number: self.number, jobs: &jobs, news: &news };
+        let began = Instant::now();
+        let done = self.watched(remote.exchange(&batch), Some(&mut waiting)).await;
+        let latency = began.elapsed();
+        {
+            let mut state = lock(&self.line.state);
+            state.latency = latency;
+            state.batches += 1;
+        }
+        match done {
+            Ok(done) => {
+                self.take_over_seen(&jobs, &done);
+                let mut answers = done.answers.into_iter();
+                for waiting in &mut waiting {
+                    let theirs = answers.next().unwrap_or_default();
+                    if let Some(asker) = waiting.asker.take() {
+                        // Who asked may have gone.
+                        let _ = asker.send(theirs);
+                    }
+                }
+                let mut queue = lock(&self.line.queue);
+                for job in &jobs {
+                    queue.close_blocks(job);
+                }
+                Ok(())
+            }
+            Err(trouble) => {
+                for ((waiting, job), was_asked) in waiting.iter_mut().zip(jobs).zip(asked) {
+                    if was_asked {
+                        waiting.release();
+                        waiting.job.now_ms = job.now_ms;
+                    } else {
+                        waiting.job = job;
+                    }
+                }
+                self.number -= 1;
+                self.unsure = Some((waiting, news));
+                Err(End::Lost(trouble))
+            }
+        }
+    }
+
+    /// Keeps in the copy what others noted.
+    fn take_over_seen(&self, jobs: &[Job], done: &super::remote::Exchanged) {
+        if done.seen.is_empty() {
+            return;
+        }
+        let now_ms = jobs.iter().map(|job| job.now_ms).max().unwrap_or(0);
+        self.copy.take_over(now_ms, &done.seen);
+    }
+
+    /// Waits for a request, and lets those go on alone whose deadline comes first.
+    async fn watched<T>(
+        &self,
+        request: impl Future<Output = Result<T, Trouble>>,
+        mut flying: Option<&mut Vec<Waiting>>,
+    ) -> Result<T, Trouble> {
+        let mut request = std::pin::pin!(request);
+        let began = Instant::now();
+        let patience = self.options.deadline.saturating_sub(WATCH_EVERY);
+        loop {
+            if let Ok(done) = timeout(WATCH_EVERY, &mut request).await {
+                return done;
+            }
+            let oldest = flying.as_ref().and_then(|flying| {
+                flying.iter().find(|waiting| waiting.asker.is_some()).map(|waiting| waiting.since)
+            });
+            let oldest = oldest.or_else(|| lock(&self.line.queue).oldest());
+            if oldest.is_some_and(|since| since.elapsed() >= patience) {
+                self.line.leave("it does not answer in time");
+                if let Some(flying) = &mut flying {
+                    flying.iter_mut().for_each(Waiting::release);
+                }
+            }
+            if began.elapsed() > REQUEST_MAX {
+                return Err(Trouble("it does not answer".into()));
+            }
+        }
+    }
+
+    /// Makes one store of the server's and the copy, after a connection is made.
+    async fn catch_up(&mut self, remote: &dyn Remote) -> Result<(), End> {
+        let meta = self.watched(remote.meta(self.copy.seed(), draw()), None).await?;
+        if meta.seed != self.copy.seed() {
+            let text = "another store is in its place: its keys are made with another secret";
+            return Err(Trouble(text.into()).into());
+        }
+        self.follow_clock(&meta);
+        if meta.epoch != self.epoch && self.epoch != 0 {
+            mpp_hub::say("the shared store has come back empty: this node tells it what it knows");
+            self.upload(remote).await?;
+        }
+        self.epoch = meta.epoch;
+        write_epoch(&self.options, self.epoch);
+        if self.unsure.is_some() {
+            self.send(remote).await?;
+        }
+        // Where the log ends first, so that nothing between is missed.
+        let mut is_whole = self.cursor != Cursor::default();
+        if is_whole {
+            is_whole = !self.read_news(remote).await?;
+        }
+        if !is_whole {
+            let news = self.watched(remote.news(Cursor::default()), None).await?;
+            self.cursor = news.cursor;
+            self.read_all(remote).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads what every node should have.
+    async fn read_all(&mut self, remote: &dyn Remote) -> Result<(), End> {
+        let mut from = Some(0);
+        while let Some(at) = from {
+            let (records, next) = self.watched(remote.page(at, Wanted::Dear), None).await?;
+            let now_ms = self.store_now();
+            self.copy.take_over(now_ms, &records);
+            from = next;
+            if self.is_stopped() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells an empty server what the copy has.
+    async fn upload(&mut self, remote: &dyn Remote) -> Result<(), End> {
+        let now_ms = self.store_now();
+        for piece in 0.. {
+            let Some(records) = self.copy.export(piece, now_ms) else { break };
+            for some in records.chunks(UPLOAD) {
+                self.watched(remote.put(some.to_vec()), None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is due besides batches.
+    async fn do_chores(&mut self, remote: &dyn Remote) -> Result<(), End> {
+        let now = Instant::now();
+        if now >= self.news_due {
+            self.news_due = now + NEWS_EVERY;
+            if self.read_news(remote).await? {
+                let news = self.watched(remote.news(Cursor::default()), None).await?;
+                self.cursor = news.cursor;
+                self.read_all(remote).await?;
+            }
+        }
+        if now >= self.counts_due {
+            self.counts_due = now + COUNTS_EVERY;
+            self.count(remote).await?;
+            let meta = self.watched(remote.meta(self.copy.seed(), draw()), None).await?;
+            if meta.epoch != self.epoch {
+                return Err(Trouble("it was emptied".into()).into());
+            }
+            self.follow_clock(&meta);
+        }
+        let sweep_ms = self.line.sweep_ms.load(Ordering::Relaxed);
+        if sweep_ms > 0 && now >= self.sweep_due {
+            self.sweep_due = now + self.options.sweep_every.max(Duration::from_millis(1));
+            let from = self.sweep_from;
+            let (gone, next) = self.watched(remote.sweep(self.node, sweep_ms, from), None).await?;
+            self.line.swept.fetch_add(gone, Ordering::Relaxed);
+            self.sweep_from = next;
+            if next == 0 {
+                self.line.sweep_ms.store(0, Ordering::Relaxed);
+            }
+        } else if sweep_ms == 0 {
+            self.sweep_due = now + self.options.sweep_every.max(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    async fn count(&self, remote: &dyn Remote) -> Result<(), End> {
+        let counts = self.watched(remote.counts(), None).await?;
+        lock(&self.line.state).counts = counts;
+        Ok(())
+    }
+
+    /// Takes over what has changed; says whether the log has a gap.
+    async fn read_news(&mut self, remote: &dyn Remote) -> Result<bool, End> {
+        let cursor = self.cursor.clone();
+        let news = self.watched(remote.news(cursor), None).await?;
+        if news.has_gap {
+            return Ok(true);
+        }
+        let now_ms = self.store_now();
+        let queue = lock(&self.line.queue);
+        if queue.open_blocks > 0 && news.has_blocks() && self.postponed < PATIENCE {
+            // Ours would be undone by what the log says of the time before.
+            self.postponed += 1;
+            return Ok(false);
+        }
+        self.postponed = 0;
+        self.copy.take_over(now_ms, &news.records);
+        self.cursor = news.cursor;
+        drop(queue);
+        Ok(false)
+    }
+
+    /// The node is no longer alone, if the server is quick enough and has heard of everything.
+    async fn try_to_come_back(&mut self, remote: &dyn Remote) -> Result<(), End> {
+        let began = Instant::now();
+        self.read_news(remote).await?;
+        if began.elapsed() * 2 > self.options.deadline {
+            tokio::time::sleep(self.options.deadline).await;
+            return Ok(());
+        }
+        self.line.come_back();
+        self.count(remote).await
+    }
+
+    async fn settle(
+        &mut self,
+        remote: &dyn Remote,
+        settling: Vec<std::sync::mpsc::Sender<Result<(), String>>>,
+    ) -> Result<(), End> {
+        while self.options.sweep_every.is_zero() && self.line.sweep_ms.load(Ordering::Relaxed) > 0 {
+            self.sweep_due = Instant::now();
+            self.do_chores(remote).await?;
+        }
+        self.read_news(remote).await?;
+        self.count(remote).await?;
+        if self.line.is_away.load(Ordering::Acquire) {
+            self.line.come_back();
+        }
+        for settled in settling {
+            // Whoever waited may have gone.
+            let _ = settled.send(Ok(()));
+        }
+        Ok(())
+    }
+
+    fn follow_clock(&self, meta: &Meta) {
+        let offset_ms = i64::try_from(meta.server_ms).unwrap_or(0) - machine_ms();
+        let is_far = offset_ms.unsigned_abs() > SKEW_MAX_MS;
+        let offset_ms = if self.options.follows_clock && is_far { offset_ms } else { 0 };
+        let before = self.line.offset_ms.swap(offset_ms, Ordering::Relaxed);
+        if (before - offset_ms).unsigned_abs() > SKEW_MAX_MS {
+            mpp_hub::say(&format!(
+                "the shared store's clock differs by {offset_ms} ms from this machine's: its holds"
+            ));
+        }
+    }
+
+    /// The time of the store now.
+    fn store_now(&self) -> u64 {
+        let seen = self.copy.latest_ms();
+        if self.options.follows_clock {
+            self.line.there(u64::try_from(machine_ms()).unwrap_or(0))
+        } else {
+            seen
+        }
+    }
+}
+
+/// A request that must be done within a time.
+async fn within<T>(
+    time: Duration,
+    request: impl Future<Output = Result<T, Trouble>>,
+) -> Result<T, Trouble> {
+    timeout(time, request).await.unwrap_or_else(|_| Err(Trouble("it does not answer".into())))
+}
+
+/// This machine's time in milliseconds since 1970.
+fn machine_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// A number that nobody else has.
+fn draw() -> u64 {
+    crate::embedded::recovery::draw_seed().unwrap_or(1).max(1)
+}
+
+/// The copy's own secret, if the server has none yet: then what the copy has stays of use.
+fn known_seed(options: &Options, drawn: u64) -> u64 {
+    let has_copy = options.copy.as_deref().is_some_and(Path::exists);
+    let copy = if has_copy { open_copy(options, drawn).ok() } else { None };
+    copy.map_or(drawn, |copy| copy.seed())
+}
+
+/// The copy of that store; that of another one is dropped, since nothing in it can be found.
+fn open_matching(options: &Options, meta: &Meta) -> Result<Arc<EmbeddedStore>, StoreError> {
+    let copy = open_copy(options, meta.seed)?;
+    if copy.seed() == meta.seed {
+        return Ok(copy);
+    }
+    copy.close();
+    drop(copy);
+    if let Some(folder) = &options.copy {
+        let show = folder.display();
+        mpp_hub::say(&format!("{show} is the copy of another store: it is dropped"));
+        let gone = fs::remove_dir_all(folder);
+        gone.map_err(|error| StoreError::Unusable(format!("cannot remove {show}: {error}")))?;
+        // Which store it was of is of no use any more.
+        let _ = fs::remove_file(epoch_file(folder));
+    }
+    open_copy(options, meta.seed)
+}
+
+fn epoch_file(copy: &Path) -> PathBuf {
+    copy.with_extension("epoch")
+}
+
+/// Which store the copy on disk is one of.
+fn read_epoch(options: &Options) -> Option<u64> {
+    let text = fs::read_to_string(epoch_file(options.copy.as_deref()?)).ok()?;
+    text.trim().parse().ok()
+}
+
+fn write_epoch(options: &Options, epoch: u64) {
+    if let Some(copy) = &options.copy {
+        let file = epoch_file(copy);
+        if let Err(error) = fs::write(&file, format!("{epoch}\n")) {
+            mpp_hub::say(&format!("{}: {error}", file.display()));
+        }
+    }
+}

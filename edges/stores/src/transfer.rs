@@ -1,0 +1,171 @@
+//! Moving what one store holds to another, piece by piece, while both go on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mpp_hub::store::{Store as _, StoreError};
+use tokio::runtime::Runtime;
+
+use crate::embedded::EmbeddedStore;
+use crate::record::{Bytes, Record};
+use crate::shared::remote::{Connector, Meta, Remote, Trouble, Wanted};
+
+/// A request to a server may take so long.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Records that are written at once.
+const AT_ONCE: usize = 500;
+
+/// What one piece holds; only stores look into it.
+#[derive(Clone, Debug, Default)]
+pub struct Records(Vec<Record>);
+
+impl Records {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All of them as bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for record in &self.0 {
+            record.push(&mut bytes);
+        }
+        bytes
+    }
+
+    /// Reads what [`Records::to_bytes`] wrote; nothing if it is not that.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut bytes = Bytes(bytes);
+        let mut records = Vec::new();
+        while !bytes.0.is_empty() {
+            records.push(Record::take(&mut bytes)?);
+        }
+        Some(Self(records))
+    }
+}
+
+/// One piece of an embedded store, or nothing behind the last. Pieces are numbered from 0.
+pub fn export(store: &EmbeddedStore, piece: usize, now_ms: u64) -> Option<Records> {
+    store.export(piece, now_ms).map(Records)
+}
+
+/// A store that is read from or written to.
+pub enum Side {
+    /// An embedded one that this process has open.
+    Embedded(Arc<EmbeddedStore>),
+    /// One on a server.
+    Server(Box<Server>),
+}
+
+/// A server with what it takes to talk to it.
+pub struct Server {
+    runtime: Runtime,
+    remote: Box<dyn Remote>,
+    meta: Option<Meta>,
+}
+
+impl Side {
+    /// Reaches a server. A store that is not there yet is made with the secret of another one.
+    ///
+    /// # Errors
+    /// It does not answer, or holds something else.
+    pub(crate) fn connect(
+        connector: &dyn Connector,
+        seed: Option<u64>,
+    ) -> Result<Self, StoreError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| StoreError::Unusable(error.to_string()))?;
+        let remote = within(&runtime, async { connector.connect().await });
+        let remote = remote.map_err(|why| at(&connector.place(), &why))?;
+        let epoch = crate::embedded::recovery::draw_seed().unwrap_or(1);
+        let meta = match seed {
+            Some(seed) => {
+                let meta = within(&runtime, async { remote.meta(seed, epoch).await });
+                Some(meta.map_err(|why| at(&connector.place(), &why))?)
+            }
+            None => None,
+        };
+        Ok(Self::Server(Box::new(Server { runtime, remote, meta })))
+    }
+
+    /// The secret that its keys are made with.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub fn seed(&mut self) -> Result<u64, StoreError> {
+        match self {
+            Self::Embedded(store) => Ok(store.seed()),
+            Self::Server(server) => {
+                if let Some(meta) = &server.meta {
+                    return Ok(meta.seed);
+                }
+                let drawn = || crate::embedded::recovery::draw_seed().unwrap_or(1);
+                let meta =
+                    within(&server.runtime, async { server.remote.meta(drawn(), drawn()).await });
+                Ok(server.meta.insert(meta.map_err(|why| at("the server", &why))?).seed)
+            }
+        }
+    }
+
+    /// Reads a piece, and says what to read next: nothing behind the last.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub fn read(&self, from: u64, now_ms: u64) -> Result<(Records, Option<u64>), StoreError> {
+        match self {
+            Self::Embedded(store) => {
+                let piece = usize::try_from(from).unwrap_or(usize::MAX);
+                let records = export(store, piece, now_ms);
+                let next = records.is_some().then_some(from + 1);
+                Ok((records.unwrap_or_default(), next))
+            }
+            Self::Server(server) => {
+                let read =
+                    within(&server.runtime, async { server.remote.page(from, Wanted::All).await });
+                let (records, next) = read.map_err(|why| at("reading", &why))?;
+                Ok((Records(records), next))
+            }
+        }
+    }
+
+    /// Writes a piece.
+    ///
+    /// # Errors
+    /// The server or the disk does not take it.
+    pub fn write(&self, records: &Records, now_ms: u64) -> Result<(), StoreError> {
+        match self {
+            Self::Embedded(store) => {
+                store.take_over(now_ms, &records.0);
+                store.settle()
+            }
+            Self::Server(server) => {
+                for some in records.0.chunks(AT_ONCE) {
+                    let written =
+                        within(&server.runtime, async { server.remote.put(some.to_vec()).await });
+                    written.map_err(|why| at("writing", &why))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn within<T>(
+    runtime: &Runtime,
+    request: impl Future<Output = Result<T, Trouble>>,
+) -> Result<T, Trouble> {
+    runtime.block_on(async {
+        let answered = tokio::time::timeout(PATIENCE, request).await;
+        answered.unwrap_or_else(|_| Err(Trouble("it does not answer".into())))
+    })
+}
+
+fn at(place: &str, why: &Trouble) -> StoreError {
+    StoreError::Unusable(format!("{place}: {why}"))
+}
