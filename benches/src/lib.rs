@@ -17,6 +17,7 @@
 pub mod drive;
 pub mod hops;
 pub mod load;
+pub mod naive;
 pub mod null;
 pub mod process;
 pub mod servers;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The core of the servers, and of whoever measures them.
 pub const SERVER_CORE: &str = "0";
@@ -25,8 +26,19 @@ pub fn move_to_own_core() {
     }
 }
 
+/// Lets servers run on any core from now on: where several of them and whoever measures share two
+/// cores, pinning some would measure the pinning.
+pub fn use_all_cores() {
+    USES_ALL.store(true, Ordering::Relaxed);
+}
+
+static USES_ALL: AtomicBool = AtomicBool::new(false);
+
 /// A command that runs on the core of the servers.
 pub fn on_server_core(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    if USES_ALL.load(Ordering::Relaxed) {
+        return Command::new(program);
+    }
     let mut command = Command::new("taskset");
     command.args(["-c", SERVER_CORE]).arg(program);
     command

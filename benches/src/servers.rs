@@ -120,6 +120,19 @@ pub fn null(transport: &str) -> io::Result<Server> {
     Server::start("null", command, directory, targets)
 }
 
+/// The naive client of a Redis, as a policy server; this program must know `naive ADDRESS REDIS`.
+///
+/// # Errors
+/// It does not start.
+pub fn naive(redis: &str) -> io::Result<Server> {
+    let directory = TempDir::new()?;
+    let (tcp, _, targets) = places(directory.path())?;
+    let mut command = on_server_core(std::env::current_exe()?);
+    command.args(["naive", &tcp, redis]).env("MPP_BENCH_MOVED", "1");
+    let targets = targets.into_iter().filter(|(name, _)| *name == "TCP").collect();
+    Server::start("naive", command, directory, targets)
+}
+
 /// The mpp that was built with this program.
 ///
 /// # Errors

@@ -88,6 +88,21 @@ pub(crate) fn store(
     }
 }
 
+/// A store of the configured kind with nothing in it, to be measured: on the same server under a name
+/// of its own.
+///
+/// # Errors
+/// As [`store`].
+pub(crate) fn measured_store(settings: &Settings, state: &Path) -> Result<Arc<dyn Store>, Failure> {
+    let mut settings = settings.clone();
+    if let Settings::Shared(shared) = &mut settings
+        && let Backend::Redis(redis) = &mut shared.server
+    {
+        redis.prefix = format!("{}-bench-{}", redis.prefix, std::process::id());
+    }
+    store(&settings, state, false)
+}
+
 /// A hub for one command: it remembers nothing, and logs nothing.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! What each command does.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
 use mpp_engine::facts::Stage;
@@ -73,11 +74,27 @@ pub(crate) async fn answer(
             Ok(json!(format!("counted as {word}")))
         }
         "ask" => Ok(hub.ask(&asked(request)?).await),
-        "greylist-show" => Ok(hub.greylist(&asked(request)?)),
+        "greylist-show" => Ok(hub.greylist(&asked(request)?).await),
         "greylist-forget" => Ok(json!(hub.forget(&asked(request)?))),
+        "store-page" => Ok(store_page(hub, request)),
         name if name.starts_with("quarantine-") => control.quarantine(request).await,
         other => Err(format!("unknown command `{other}`")),
     }
+}
+
+/// A page of what the store holds, for `mpp store`.
+fn store_page(hub: &Hub, request: &Value) -> Value {
+    let from = request.get("from").and_then(Value::as_u64).unwrap_or(0);
+    let seed = hub.store().seed().to_string();
+    let Some(page) = hub.store().export(from, hub.now_ms()) else {
+        return json!({ "seed": seed });
+    };
+    let mut text = String::with_capacity(page.len() * 2);
+    for byte in page {
+        // A string takes whatever is written to it.
+        let _ = write!(text, "{byte:02x}");
+    }
+    json!({ "seed": seed, "records": text, "next": from + 1 })
 }
 
 /// Whether a block of an identity would ever be looked at. One that would not must not be taken: who

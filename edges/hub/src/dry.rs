@@ -221,7 +221,7 @@ impl Hub {
 /// The state of greylisting for one transaction.
 impl Hub {
     /// What is remembered of a triplet and of its client, as JSON.
-    pub fn greylist(&self, asked: &Asked<'_>) -> Value {
+    pub async fn greylist(&self, asked: &Asked<'_>) -> Value {
         let now_ms = self.now_ms();
         let [triplet, prover] = self.greylist_keys(asked);
         let mut answers = Vec::new();
@@ -229,8 +229,9 @@ impl Hub {
             Question::Since { shelf: Shelf::Greylisted, key: triplet },
             Question::Since { shelf: Shelf::Proven, key: prover },
         ];
-        // A store that has to be waited for is asked by decisions only.
-        drop(self.store().ask(now_ms, &questions, &mut answers));
+        if let Some(later) = self.store().ask(now_ms, &questions, &mut answers) {
+            later.await;
+        }
         let moment = |place: usize| match answers.get(place) {
             Some(Answer::Since(Some(moment))) => json!({
                 "since_ms": moment.at_ms,

@@ -54,6 +54,13 @@ pub trait Store: Send + Sync {
     /// made, and stays with it.
     fn seed(&self) -> u64;
 
+    /// A piece of what is held, for another store, in a form that only stores know; nothing behind the
+    /// last piece. Pieces are numbered from 0. A store that can be read by whoever wants to has none.
+    fn export(&self, piece: u64, now_ms: u64) -> Option<Vec<u8>> {
+        let _ = (piece, now_ms);
+        None
+    }
+
     /// Where state is kept, for people.
     fn place(&self) -> String {
         "this node".into()

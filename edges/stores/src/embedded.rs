@@ -23,6 +23,7 @@ use crate::disk::{Disk, RealDisk};
 use crate::files::{Directory, unusable};
 use crate::record::Record;
 use crate::tables::Tables;
+use crate::transfer;
 
 pub(crate) mod recovery;
 mod snapshot;
@@ -229,7 +230,7 @@ impl EmbeddedStore {
     }
 
     /// One piece of everything as records, or nothing behind the last.
-    pub(crate) fn export(&self, piece: usize, now_ms: u64) -> Option<Vec<Record>> {
+    pub(crate) fn records(&self, piece: usize, now_ms: u64) -> Option<Vec<Record>> {
         self.shared.lock().tables.export(piece, now_ms)
     }
 
@@ -371,5 +372,10 @@ impl Store for EmbeddedStore {
 
     fn seed(&self) -> u64 {
         self.seed
+    }
+
+    fn export(&self, piece: u64, now_ms: u64) -> Option<Vec<u8>> {
+        let piece = usize::try_from(piece).unwrap_or(usize::MAX);
+        transfer::export(self, piece, now_ms).map(|records| records.to_bytes())
     }
 }

@@ -21,6 +21,7 @@ mod disk;
 pub mod embedded;
 mod files;
 mod frames;
+pub mod measure;
 pub mod memory;
 mod moments;
 mod ordered;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mpp_engine::question::Shelf;
 use mpp_hub::store::{Store as _, StoreError};
 use tokio::runtime::Runtime;
 
@@ -30,6 +31,27 @@ impl Records {
         self.0.is_empty()
     }
 
+    /// What each is and since when, in milliseconds since 1970; 0 where that means nothing.
+    pub fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().map(|record| match record {
+            Record::Moment { shelf, moment, .. } => {
+                let name = match shelf {
+                    Shelf::Greylisted => "greylisted",
+                    Shelf::Proven => "proven",
+                    Shelf::Correspondent => "correspondents",
+                    Shelf::Fault => "faults",
+                    Shelf::Looked => "looked up",
+                };
+                (name, moment.at_ms)
+            }
+            Record::Block { block, .. } => ("blocks", block.since_ms),
+            Record::Count { at_ms, .. } => ("counts", *at_ms),
+            Record::Member { at_ms, .. } => ("members of sets", *at_ms),
+            Record::Observe { .. } => ("histories", 0),
+            Record::Forget { .. } | Record::Unblock { .. } | Record::GiveBack { .. } => ("", 0),
+        })
+    }
+
     /// All of them as bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -52,7 +74,7 @@ impl Records {
 
 /// One piece of an embedded store, or nothing behind the last. Pieces are numbered from 0.
 pub fn export(store: &EmbeddedStore, piece: usize, now_ms: u64) -> Option<Records> {
-    store.export(piece, now_ms).map(Records)
+    store.records(piece, now_ms).map(Records)
 }
 
 /// A store that is read from or written to.

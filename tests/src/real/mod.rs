@@ -26,6 +26,7 @@ pub mod sendmail;
 pub mod slapd;
 pub mod small_disk;
 pub mod smtp;
+pub mod wire;
 
 use std::fs::Permissions;
 use std::net::TcpListener;

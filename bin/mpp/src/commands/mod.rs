@@ -9,6 +9,7 @@ mod recipients;
 mod replay;
 mod serve;
 mod state;
+mod store;
 mod trace;
 mod verdict;
 
@@ -50,6 +51,8 @@ enum Command {
     Recipients(recipients::Recipients),
     /// List, search, show, release and delete what is held
     Quarantine(quarantine::Quarantine),
+    /// Look into the store, move it to another one, measure it
+    Store(store::Store),
     /// Show what a client says and is answered, at every door, as it happens
     Trace(trace::Trace),
     /// Tell what a message was: it counts as if a scanner had found it
@@ -84,6 +87,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Greylist(command) => command.run(),
         Command::Recipients(command) => command.run(),
         Command::Quarantine(command) => command.run(),
+        Command::Store(command) => command.run(),
         Command::Trace(command) => command.run(),
         Command::Verdict(command) => command.run(),
         Command::Reload(command) => command.run(),

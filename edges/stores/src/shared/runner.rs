@@ -366,7 +366,7 @@ impl Runner {
     async fn upload(&mut self, remote: &dyn Remote) -> Result<(), End> {
         let now_ms = self.store_now();
         for piece in 0.. {
-            let Some(records) = self.copy.export(piece, now_ms) else { break };
+            let Some(records) = self.copy.records(piece, now_ms) else { break };
             for some in records.chunks(UPLOAD) {
                 self.watched(remote.put(some.to_vec()), None).await?;
             }

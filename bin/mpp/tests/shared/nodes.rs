@@ -1,0 +1,80 @@
+//! Three nodes, each beside a Postfix of its own, on one Redis.
+
+use mpp_tests::real::address;
+use mpp_tests::real::mail_host::MailHost;
+use mpp_tests::real::policy::request;
+use mpp_tests::real::redis::Redis;
+use mpp_tests::real::smtp::Who;
+use mpp_tests::real::until;
+
+use crate::{MPP, at, lets_through, nodes, settings};
+
+#[test]
+fn three_front_ends_have_one_memory() {
+    let redis = Redis::start(&[]);
+    let text = settings(&at(&redis.place()));
+    let hosts: Vec<MailHost> = (0..3).map(|_| MailHost::start(MPP, &text)).collect();
+    let [a, b, c] = hosts.as_slice() else { panic!("three") };
+    // Greylisted at A, retried at B: it passes, and is proven at C.
+    let server = Who::at("198.51.100.7").named("mx1.sender.example");
+    assert_eq!(a.attempt(server, "a@sender.example", "bob@test.example").code, 450);
+    b.retry(server, "a@sender.example", "bob@test.example");
+    assert_eq!(c.attempt(server, "new@sender.example", "eve@test.example").code, 250);
+    // A block at A refuses at C.
+    let drone = Who::at("192.0.2.66");
+    a.attempt(drone, "x@drone.example", "trap@test.example");
+    until("a block that has spread", || {
+        let said = c.attempt(drone, "y@drone.example", "bob@test.example");
+        (said.text.contains("4.7.1") && !said.text.contains("Greylisted")).then_some(())
+    });
+    b.mpp.tell(&["blocks", "remove", "client", "192.0.2.66"]);
+    until("a block that has ended everywhere", || {
+        let said = a.attempt(drone, "y@drone.example", "bob@test.example");
+        said.text.contains("Greylisted").then_some(())
+    });
+}
+
+#[test]
+fn limits_sum_across_nodes_and_none_is_passed() {
+    let redis = Redis::start(&[]);
+    let nodes = nodes(3, &at(&redis.place()));
+    let of_fred = |number: u32| {
+        request(&[
+            ("request", "smtpd_access_policy"),
+            ("protocol_state", "RCPT"),
+            ("client_address", "203.0.113.9"),
+            ("sasl_username", "fred"),
+            ("sender", "fred@test.example"),
+            ("instance", &format!("1.{number}")),
+            ("recipient", &format!("u{number}@far.example")),
+            ("recipient_count", "0"),
+        ])
+    };
+    // Each transaction stays open, so that what it reserved is not given back.
+    let mut clients = Vec::new();
+    let mut taken = 0;
+    for (number, node) in (0..30).zip(nodes.iter().cycle()) {
+        let mut client = node.client();
+        let said = client.ask(&of_fred(number));
+        assert!(said == "DUNNO" || said.contains("10 of 10"), "{said}");
+        taken += u32::from(said == "DUNNO");
+        clients.push(client);
+    }
+    assert_eq!(taken, 10);
+}
+
+#[test]
+fn a_password_a_socket_and_a_wrong_password() {
+    let redis = Redis::start(&["--requirepass", "s3cret", "--unixsocketperm", "777"]);
+    let socket = format!("unix:{}", redis.socket().display());
+    let store = format!("{}password = \"env:MPP_TEST_REDIS\"\n", at(&socket));
+    let mut node = mpp_tests::real::daemon::Daemon::new(MPP, &address(), &settings(&store));
+    node.set_variable("MPP_TEST_REDIS", "s3cret");
+    node.launch();
+    assert!(!lets_through(&node, "192.0.2.1", "a@b.example"));
+    node.stop();
+    let mut other = mpp_tests::real::daemon::Daemon::new(MPP, &address(), &settings(&store));
+    other.set_variable("MPP_TEST_REDIS", "wr0ng");
+    let said = other.refused();
+    assert!(said.contains("shared store") && !said.contains("wr0ng"), "{said}");
+}
