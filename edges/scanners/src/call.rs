@@ -141,3 +141,65 @@ async fn hear(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
+
+    use mpp_config::Spool as Settings;
+    use mpp_hub::spool::Spool;
+
+    use super::*;
+
+    /// Hears all of a question of so many bytes, and answers with how many there were.
+    fn answer(mut stream: impl io::Read + io::Write, bytes: u64) -> u64 {
+        let mut heard = vec![0; usize::try_from(bytes).unwrap()];
+        stream.read_exact(&mut heard).unwrap();
+        let sum = heard.iter().map(|byte| u64::from(*byte)).sum();
+        let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(b"done and more").unwrap();
+        sum
+    }
+
+    #[tokio::test]
+    async fn a_question_is_said_whole_however_long_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { message_memory: 100_000, memory: 1 << 30, size: 1 << 30 };
+        let spool = Spool::new(&folder.path().join("spool"), &settings);
+        let path = folder.path().join("socket");
+        let (tcp, unix) =
+            (TcpListener::bind("127.0.0.1:0").unwrap(), UnixListener::bind(&path).unwrap());
+        let port = tcp.local_addr().unwrap().port();
+        let near = Server::Socket(path.to_str().unwrap().into());
+        // The name has an address of IPv6 too on most hosts, where nobody listens.
+        let far = Server::Network { host: "localhost".into(), port };
+        for length in [0_usize, 1, 99_999, 8 << 20] {
+            let mut writer = spool.begin();
+            let text: Vec<u8> = (0..length).map(|number| (number % 251) as u8).collect();
+            text.chunks(30_000).for_each(|piece| writer.write(piece).unwrap());
+            let text = writer.finish();
+            let head = "POST / HTTP/1.0\r\n\r\n";
+            let question = Question { head, text: Some(&text) };
+            let bytes = question.bytes();
+            let whole = head.bytes().map(u64::from).sum::<u64>()
+                + text.head(usize::MAX).unwrap().iter().map(|byte| u64::from(*byte)).sum::<u64>();
+            let copies = (tcp.try_clone().unwrap(), unix.try_clone().unwrap());
+            let heard = std::thread::spawn(move || {
+                let first = answer(copies.0.accept().unwrap().0, bytes);
+                (first, answer(copies.1.accept().unwrap().0, bytes))
+            });
+            for server in [&far, &near] {
+                let response = ask(server, question).await.unwrap();
+                assert_eq!(response.body(), Ok(&b"done"[..]), "{server}, {length} bytes");
+            }
+            assert_eq!(heard.join().unwrap(), (whole, whole), "{length} bytes");
+        }
+        drop((tcp, unix));
+        for server in [far, near] {
+            let trouble = ask(&server, Question { head: "x", text: None }).await.unwrap_err();
+            assert!(trouble.contains("refused"), "{server}: {trouble}");
+        }
+    }
+}

@@ -61,7 +61,8 @@ const LEFT_OUT: [&str; 12] = [
 #[derive(Debug, Default)]
 pub struct Extras {
     /// With a name server it is left as its package has it, with all its modules and with what they
-    /// ask by DNS. It has no Redis.
+    /// ask by DNS, but for its long list of public suffixes, which it compiles for many seconds. It has
+    /// no Redis.
     pub name_server: Option<String>,
 }
 
@@ -277,13 +278,14 @@ impl RealScanner {
             &format!("type = \"file\"; filename = \"{root}/log/rspamd.log\"; level = \"info\";\n"),
         );
         let control = format!("control_socket = \"{root}/run/rspamd.sock mode=0600\";\n");
-        if let Some(server) = &self.extras.name_server {
-            let dns = format!("{control}dns {{ nameserver = [\"{server}\"]; }}\n");
-            return self.write("conf/local.d/options.inc", &dns);
-        }
         self.write("tld.dat", "com\nnet\norg\nexample\ntest\n");
+        let control = format!("{control}url_tld = \"{root}/tld.dat\";\n");
+        if let Some(server) = &self.extras.name_server {
+            let options = format!("{control}dns {{ nameserver = [\"{server}\"]; }}\n");
+            return self.write("conf/local.d/options.inc", &options);
+        }
         let options = format!(
-            "{control}filters = \"regexp,chartable\";\nurl_tld = \"{root}/tld.dat\";\n\
+            "{control}filters = \"regexp,chartable\";\n\
              dns {{ nameserver = [\"127.0.0.1:53535\"]; timeout = 0.2s; retransmits = 1; }}\n"
         );
         self.write("conf/local.d/options.inc", &options);
