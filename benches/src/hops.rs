@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::process::{on_server_core, tree_cpu_s};
+use crate::process::{on_server_core, tree_cpu_parts_s, tree_cpu_s};
 
 /// How long a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -56,6 +56,12 @@ impl Hop {
     /// Seconds of processor time that it has taken, with all that belongs to it.
     pub fn cpu_s(&self) -> f64 {
         self.running.iter().map(|running| tree_cpu_s(running.0.id())).sum()
+    }
+
+    /// The same, the user's time and the system's.
+    pub fn cpu_parts_s(&self) -> (f64, f64) {
+        let parts = self.running.iter().map(|running| tree_cpu_parts_s(running.0.id()));
+        parts.fold((0.0, 0.0), |sum, of| (sum.0 + of.0, sum.1 + of.1))
     }
 
     /// How many messages wait in its queue, if it is Postfix.

@@ -56,6 +56,12 @@ pub fn cpu_ns(pid: u32) -> u64 {
 /// Seconds of processor time, user's and system's, that a process and all below it have taken, those
 /// included that have ended and were waited for. In steps of a hundredth of a second.
 pub fn tree_cpu_s(pid: u32) -> f64 {
+    let (user, system) = tree_cpu_parts_s(pid);
+    user + system
+}
+
+/// The same, the user's time and the system's.
+pub fn tree_cpu_parts_s(pid: u32) -> (f64, f64) {
     let mut parents = BTreeMap::new();
     let mut ticks = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -66,9 +72,10 @@ pub fn tree_cpu_s(pid: u32) -> f64 {
         // The name before it may hold anything, a parenthesis included.
         let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
         let numbers: Vec<u64> = rest.split(' ').map(|word| word.parse().unwrap_or(0)).collect();
-        parents.insert(own, numbers.get(1).copied().unwrap_or(0));
+        let number = |place: usize| numbers.get(place).copied().unwrap_or(0);
+        parents.insert(own, number(1));
         // utime, stime, cutime, cstime: fields 14 to 17 of proc(5).
-        ticks.insert(own, numbers.iter().skip(11).take(4).sum::<u64>());
+        ticks.insert(own, (number(11) + number(13), number(12) + number(14)));
     }
     let is_below = |mut process: u32| {
         while process != pid && process > 1 {
@@ -77,8 +84,9 @@ pub fn tree_cpu_s(pid: u32) -> f64 {
         }
         process == pid
     };
-    let all: u64 = ticks.iter().filter(|(own, _)| is_below(**own)).map(|(_, ticks)| ticks).sum();
-    all as f64 / 100.0
+    let all = ticks.iter().filter(|(own, _)| is_below(**own)).map(|(_, ticks)| *ticks);
+    let (user, system) = all.fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
+    (user as f64 / 100.0, system as f64 / 100.0)
 }
 
 /// Seconds of processor time that whoever else has taken on this machine: all that was used, without

@@ -10,6 +10,7 @@
 //! ```
 
 pub mod clamd;
+pub mod http;
 pub mod ldap;
 pub mod milter;
 pub mod milter_answer;

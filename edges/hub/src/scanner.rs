@@ -131,15 +131,26 @@ impl Scanners {
         letter: &Arc<Letter>,
         asked: &mut Vec<(Arc<str>, Result<Finding, Trouble>)>,
     ) -> (Vec<Finding>, bool) {
-        let mut scans = Vec::new();
+        let mut wanted = Vec::new();
         for name in names.iter().filter(|name| !asked.iter().any(|(known, _)| known == *name)) {
             let known = self.all.iter().find(|(settings, _)| settings.name == *name);
-            let Some((_, scanner)) = known else { continue };
-            let (scanner, letter) = (Arc::clone(scanner), Arc::clone(letter));
-            scans.push((name, tokio::spawn(async move { scanner.scan(&letter).await })));
+            wanted.extend(known.map(|(_, scanner)| (name, scanner)));
         }
-        for (name, scan) in scans {
-            let found = scan.await.unwrap_or_else(|error| Err(Trouble::Down(error.to_string())));
+        let mut all = Vec::new();
+        if let [(name, scanner)] = *wanted {
+            // It needs no task of its own: nothing else is done meanwhile.
+            all.push((name, scanner.scan(letter).await));
+        } else {
+            let scans = wanted.into_iter().map(|(name, scanner)| {
+                let (scanner, letter) = (Arc::clone(scanner), Arc::clone(letter));
+                (name, tokio::spawn(async move { scanner.scan(&letter).await }))
+            });
+            for (name, scan) in scans.collect::<Vec<_>>() {
+                let down = |error: tokio::task::JoinError| Err(Trouble::Down(error.to_string()));
+                all.push((name, scan.await.unwrap_or_else(down)));
+            }
+        }
+        for (name, found) in all {
             if let Err(trouble @ (Trouble::Busy | Trouble::Down(_))) = &found {
                 crate::say(&format!("scanner {name}: {trouble}"));
             }

@@ -1,6 +1,7 @@
 //! Where messages wait that something asks to see whole: in memory as far as the settings allow, then
 //! in a file that has no name and so leaves nothing behind.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
@@ -114,6 +115,11 @@ impl Spooled {
         self.memory.len() as u64 + self.in_file
     }
 
+    /// What of it lies in memory, which is its beginning, and mostly all of it.
+    pub fn memory(&self) -> &[u8] {
+        &self.memory
+    }
+
     /// Reads from a place on, as much as there is room for; 0 at the end.
     ///
     /// # Errors
@@ -138,8 +144,11 @@ impl Spooled {
     ///
     /// # Errors
     /// As [`Spooled::read_at`].
-    pub fn head(&self, most: usize) -> io::Result<Vec<u8>> {
+    pub fn head(&self, most: usize) -> io::Result<Cow<'_, [u8]>> {
         let most = most.min(usize::try_from(self.bytes()).unwrap_or(usize::MAX));
+        if let Some(head) = self.memory.get(..most) {
+            return Ok(Cow::Borrowed(head));
+        }
         let mut bytes = vec![0; most];
         let mut filled = 0;
         while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -149,7 +158,7 @@ impl Spooled {
             }
         }
         bytes.truncate(filled);
-        Ok(bytes)
+        Ok(Cow::Owned(bytes))
     }
 }
 
@@ -182,8 +191,8 @@ mod tests {
             }
             let text = writer.finish();
             assert_eq!(text.bytes(), 27);
-            assert_eq!(text.head(1000).unwrap(), b"Subject: x\r\n\r\na long body\r\n");
-            assert_eq!(text.head(9).unwrap(), b"Subject: ");
+            assert_eq!(&*text.head(1000).unwrap(), b"Subject: x\r\n\r\na long body\r\n");
+            assert_eq!(&*text.head(9).unwrap(), b"Subject: ");
             assert_eq!(spool.bytes().1, 27);
             drop(text);
             assert_eq!(spool.bytes(), (0, 0));

@@ -1,6 +1,7 @@
 //! Scanners: spamd, rspamd and clamd, each a list of servers with health, deadline and a bound on
 //! what is asked at once.
 
+mod call;
 mod clamd;
 mod connect;
 mod rspamd;

@@ -1,31 +1,25 @@
-//! rspamd's normal worker, asked by HTTP (`POST /checkv2`).
+//! rspamd's normal worker, asked by HTTP (`POST /checkv2`). It closes the connection behind each
+//! answer, whatever it is asked (3.4 does), so none is kept.
 
-use std::io;
-use std::pin::Pin;
+use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::client::conn::http1::handshake;
-use hyper::header::{HeaderName, HeaderValue};
-use hyper::{Method, Request, Response};
-use hyper_util::rt::TokioIo;
 use mpp_config::directory::smtp::Server;
 use mpp_config::scanner::Scanner as Settings;
 use mpp_engine::scan::{Class, Finding, SPAM};
 use mpp_hub::scanner::Letter;
-use mpp_hub::spool::Spooled;
-use serde_json::Value;
+use mpp_wire::http::request;
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::connect::{PIECE_BYTES, connect};
+use crate::call::{Question, ask};
 use crate::station::{Dialect, points};
 
-/// No answer is longer, in bytes.
-const RESPONSE_BYTES_MAX: usize = 1 << 20;
 /// From this score on rspamd marks a message, where it does not say otherwise.
 const SPAM_SCORE: f64 = 6.0;
+/// Rules of an answer that are named, and bytes of their names.
+const TESTS_MAX: usize = 100;
+const TESTS_BYTES_MAX: usize = 1000;
 
 /// What rspamd speaks.
 pub(crate) struct Rspamd;
@@ -37,125 +31,119 @@ impl Dialect for Rspamd {
         settings: &Settings,
         letter: &Letter,
     ) -> Result<Finding, String> {
-        let mut request = Request::builder().method(Method::POST).uri("/checkv2");
-        let client = letter.client.to_string();
-        let mut fields = vec![
-            ("host", "localhost"),
-            ("ip", &*client),
-            ("helo", &letter.helo),
-            ("hostname", &letter.client_name),
-            ("from", &letter.sender),
-            ("user", &letter.sasl_user),
-            ("queue-id", &letter.queue_id),
-        ];
-        fields.extend(letter.recipients.iter().map(|recipient| ("rcpt", &**recipient)));
-        fields.extend(letter.results.iter().map(|(name, value)| (&**name, &**value)));
-        if let Some(password) = &settings.password {
-            fields.push(("password", password.reveal()));
-        }
-        for (name, value) in fields {
-            // What strangers say may be no value of a header; rspamd goes without it then.
-            let name = HeaderName::from_bytes(name.as_bytes());
-            let value = HeaderValue::from_bytes(value.as_bytes());
-            if let (Ok(name), Ok(value)) = (name, value)
-                && !value.is_empty()
-            {
-                request = request.header(name, value);
-            }
-        }
-        let body = Text { text: Arc::clone(&letter.text), place: 0 };
-        let request = request.body(body).map_err(|error| error.to_string())?;
-        let response = exchange(server, request).await?;
-        finding(response, settings).await
+        let head = head(settings, letter);
+        let response = ask(server, Question { head: &head, text: Some(&letter.text) }).await?;
+        finding(response.body().map_err(|fault| fault.to_string())?, settings)
     }
 
     async fn greet(&self, server: &Server, _: &Settings) -> Result<String, String> {
-        let request = Request::builder().uri("/ping").header("host", "localhost");
-        let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
-        let response = exchange(server, request).await?;
-        let said = collected(response).await?;
+        let head = request("GET /ping", [("host", "localhost")], None);
+        let response = ask(server, Question { head: &head, text: None }).await?;
+        let said = response.body().map_err(|fault| fault.to_string())?;
         let is_pong = said.trim_ascii().starts_with(b"pong");
         if is_pong { Ok("answers /ping".into()) } else { Err("what answers is no rspamd".into()) }
     }
 }
 
-async fn exchange<B>(
-    server: &Server,
-    request: Request<B>,
-) -> Result<Response<hyper::body::Incoming>, String>
-where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let stream = connect(server).await.map_err(|error| error.to_string())?;
-    let shaken = handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = shaken.map_err(|error| error.to_string())?;
-    // Ends with the sender; what goes wrong is said where the answer is waited for.
-    tokio::spawn(async move { drop(connection.await) });
-    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-    if response.status().is_success() {
-        Ok(response)
-    } else {
-        Err(format!("it says {}", response.status()))
+/// What it is told of a message. What strangers say may be no value of a field; it goes without that
+/// then.
+fn head(settings: &Settings, letter: &Letter) -> String {
+    let client = letter.client.to_string();
+    let fields = [
+        ("host", "localhost"),
+        ("ip", &*client),
+        ("helo", &*letter.helo),
+        ("hostname", &*letter.client_name),
+        ("from", &*letter.sender),
+        ("user", &*letter.sasl_user),
+        ("queue-id", &*letter.queue_id),
+    ];
+    let recipients = letter.recipients.iter().map(|recipient| ("rcpt", &**recipient));
+    let results = letter.results.iter().map(|(name, value)| (&**name, &**value));
+    let password = settings.password.as_ref().map(|password| ("password", password.reveal()));
+    let fields = fields.into_iter().chain(recipients).chain(results).chain(password);
+    request("POST /checkv2", fields, Some(letter.text.bytes()))
+}
+
+/// What of an answer is of use. The rest is passed over as it is read.
+#[derive(Deserialize)]
+struct Said {
+    score: Option<f64>,
+    #[serde(default)]
+    thresholds: Thresholds,
+    #[serde(default)]
+    symbols: Tests,
+}
+
+#[derive(Default, Deserialize)]
+struct Thresholds {
+    #[serde(rename = "add header")]
+    marks: Option<f64>,
+}
+
+/// Names of rules with commas between them, in printable ASCII.
+#[derive(Default)]
+struct Tests(String);
+
+impl<'d> Deserialize<'d> for Tests {
+    fn deserialize<D: Deserializer<'d>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'d> Visitor<'d> for Names {
+            type Value = Tests;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("rules by name")
+            }
+            fn visit_map<A: MapAccess<'d>>(self, mut map: A) -> Result<Tests, A::Error> {
+                let (mut tests, mut count) = (String::new(), 0);
+                while map.next_key_seed(Name(&mut tests, count))?.is_some() {
+                    let IgnoredAny = map.next_value()?;
+                    count += 1;
+                }
+                Ok(Tests(tests))
+            }
+        }
+        deserializer.deserialize_map(Names)
     }
 }
 
-async fn collected(response: Response<hyper::body::Incoming>) -> Result<Bytes, String> {
-    let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX);
-    Ok(body.collect().await.map_err(|error| error.to_string())?.to_bytes())
+/// The name of a rule, to be put behind the others.
+struct Name<'t>(&'t mut String, usize);
+
+impl<'d> DeserializeSeed<'d> for Name<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'d>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_str(self)
+    }
 }
 
-async fn finding(
-    response: Response<hyper::body::Incoming>,
-    settings: &Settings,
-) -> Result<Finding, String> {
-    let said = collected(response).await?;
-    let said: Value =
-        serde_json::from_slice(&said).map_err(|error| format!("it sends no JSON: {error}"))?;
-    let score = said.get("score").and_then(Value::as_f64).ok_or("it says no score")?;
-    let marks = said.pointer("/thresholds/add header").and_then(Value::as_f64);
-    let spam = settings.spam.or(marks).unwrap_or(SPAM_SCORE);
+impl Visitor<'_> for Name<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of a rule")
+    }
+    fn visit_str<E>(self, name: &str) -> Result<(), E> {
+        let Self(tests, count) = self;
+        if count >= TESTS_MAX {
+            return Ok(());
+        }
+        let comma = (count > 0).then_some(',');
+        let plain = name.chars().filter(char::is_ascii_graphic);
+        let room = TESTS_BYTES_MAX.saturating_sub(tests.len());
+        tests.extend(comma.into_iter().chain(plain).take(room));
+        Ok(())
+    }
+}
+
+fn finding(said: &[u8], settings: &Settings) -> Result<Finding, String> {
+    let said: Said =
+        serde_json::from_slice(said).map_err(|error| format!("it sends no JSON: {error}"))?;
+    let score = said.score.ok_or("it says no score")?;
+    let spam = settings.spam.or(said.thresholds.marks).unwrap_or(SPAM_SCORE);
     let points = points(score, spam);
-    let symbols = said.get("symbols").and_then(Value::as_object);
-    let names: Vec<&str> =
-        symbols.into_iter().flatten().map(|(name, _)| &**name).take(100).collect();
-    let plain = |letter: char| letter.is_ascii_graphic();
-    let tests = names.join(",").chars().filter(|letter| plain(*letter)).take(1000).collect();
     Ok(Finding {
         scanner: Arc::clone(&settings.name),
         class: if points >= SPAM { Class::Spam } else { Class::Clean },
         points,
-        tests,
+        tests: said.symbols.0,
     })
-}
-
-/// A message as the body of a request, read from the spool as it is sent.
-struct Text {
-    text: Arc<Spooled>,
-    place: u64,
-}
-
-impl Body for Text {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let mut buffer = vec![0; PIECE_BYTES];
-        Poll::Ready(match self.text.read_at(self.place, &mut buffer) {
-            Ok(0) => None,
-            Ok(length) => {
-                buffer.truncate(length);
-                self.place += length as u64;
-                Some(Ok(Frame::data(Bytes::from(buffer))))
-            }
-            Err(error) => Some(Err(error)),
-        })
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.text.bytes().saturating_sub(self.place))
-    }
 }

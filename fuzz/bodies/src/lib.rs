@@ -312,3 +312,25 @@ pub fn clamd(bytes: &[u8]) {
         assert!(!name.is_empty() && !name.chars().any(char::is_control));
     }
 }
+
+/// A response of HTTP: the same in whatever pieces it comes, and no longer than it may be. How long the
+/// pieces are says the first byte.
+pub fn http(bytes: &[u8]) {
+    let Some((first, bytes)) = bytes.split_first() else { return };
+    let read = |piece: usize| {
+        let mut response = mpp_wire::http::Response::default();
+        for piece in bytes.chunks(piece) {
+            match response.feed(piece) {
+                Ok(false) => {}
+                Ok(true) => break,
+                Err(fault) => return Err(fault),
+            }
+        }
+        response.body().map(<[u8]>::to_vec)
+    };
+    let (whole, in_pieces) = (read(bytes.len().max(1)), read(usize::from(*first) + 1));
+    if let Ok(whole) = whole {
+        assert!(whole.len() <= mpp_wire::http::RESPONSE_BYTES_MAX);
+        assert_eq!(in_pieces, Ok(whole));
+    }
+}

@@ -155,3 +155,8 @@ fn spamd() {
 fn clamd() {
     run("clamd", mpp_fuzz_bodies::clamd);
 }
+
+#[test]
+fn http() {
+    run("http", mpp_fuzz_bodies::http);
+}

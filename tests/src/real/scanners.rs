@@ -41,10 +41,36 @@ fn port(kind: Kind) -> u16 {
     }
 }
 
+/// Modules of rspamd that ask others, or need to learn first.
+const LEFT_OUT: [&str; 12] = [
+    "rbl",
+    "surbl",
+    "dkim",
+    "arc",
+    "spf",
+    "dmarc",
+    "fuzzy_check",
+    "phishing",
+    "asn",
+    "mx_check",
+    "emails",
+    "neural",
+];
+
+/// What an rspamd has on top of the least that it can have.
+#[derive(Debug, Default)]
+pub struct Extras {
+    /// With a name server it is left as its package has it, with all its modules and with what they
+    /// ask by DNS, but for its long list of public suffixes, which it compiles for many seconds. It has
+    /// no Redis.
+    pub name_server: Option<String>,
+}
+
 /// A running scanner; killed when dropped.
 #[derive(Debug)]
 pub struct RealScanner {
     kind: Kind,
+    extras: Extras,
     folder: TempDir,
     address: String,
     process: Process,
@@ -53,13 +79,22 @@ pub struct RealScanner {
 impl RealScanner {
     /// Starts one.
     pub fn start(kind: Kind) -> Self {
+        Self::start_with(kind, Extras::default())
+    }
+
+    /// Starts an rspamd with extras.
+    pub fn rspamd_with(extras: Extras) -> Self {
+        Self::start_with(Kind::Rspamd, extras)
+    }
+
+    fn start_with(kind: Kind, extras: Extras) -> Self {
         let (program, package) = program(kind);
         assert!(
             Path::new(program).exists(),
             "{program} is missing: install the Debian package {package}"
         );
-        let mut scanner =
-            Self { kind, folder: folder(), address: address(), process: Process::default() };
+        let (folder, address, process) = (folder(), address(), Process::default());
+        let mut scanner = Self { kind, extras, folder, address, process };
         match kind {
             Kind::Spamd => scanner.configure_spamd(),
             Kind::Rspamd => scanner.configure_rspamd(),
@@ -75,12 +110,21 @@ impl RealScanner {
         format!("{}:{}", self.address, port(self.kind))
     }
 
+    /// Where an rspamd answers over a unix socket.
+    pub fn near_address(&self) -> String {
+        format!("unix:{}", self.file("run/normal").display())
+    }
+
     /// The lines of mpp's configuration for it, under the name of its kind.
     pub fn lines(&self) -> String {
+        self.lines_at(&self.address())
+    }
+
+    /// The same, by the way of this address.
+    pub fn lines_at(&self, address: &str) -> String {
         let name = self.kind.name();
         format!(
-            "[scanner.{name}]\nkind = \"{name}\"\nservers = [\"{}\"]\ntimeout = \"20s\"\n",
-            self.address()
+            "[scanner.{name}]\nkind = \"{name}\"\nservers = [\"{address}\"]\ntimeout = \"20s\"\n"
         )
     }
 
@@ -221,39 +265,31 @@ impl RealScanner {
         }
         let root = self.folder.path().display();
         let port = port(self.kind);
-        let worker = format!("bind_socket = \"{}:{port}\"; count = 1;\n", self.address);
+        let worker = format!(
+            "bind_socket = \"{}:{port}\";\nbind_socket = \"{root}/run/normal mode=0666\";\ncount = 1;\n",
+            self.address
+        );
         self.write("conf/local.d/worker-normal.inc", &worker);
         for name in ["proxy", "controller", "fuzzy"] {
             self.write(&format!("conf/local.d/worker-{name}.inc"), "enabled = false;\n");
         }
-        self.write("tld.dat", "com\nnet\norg\nexample\ntest\n");
-        let mut options = format!(
-            "filters = \"regexp,chartable\";\nurl_tld = \"{root}/tld.dat\";\n\
-             control_socket = \"{root}/run/rspamd.sock mode=0600\";\n"
-        );
-        let _ = writeln!(
-            options,
-            "dns {{ nameserver = [\"127.0.0.1:53535\"]; timeout = 0.2s; retransmits = 1; }}"
-        );
-        self.write("conf/local.d/options.inc", &options);
         self.write(
             "conf/local.d/logging.inc",
             &format!("type = \"file\"; filename = \"{root}/log/rspamd.log\"; level = \"info\";\n"),
         );
-        for name in [
-            "rbl",
-            "surbl",
-            "dkim",
-            "arc",
-            "spf",
-            "dmarc",
-            "fuzzy_check",
-            "phishing",
-            "asn",
-            "mx_check",
-            "emails",
-            "neural",
-        ] {
+        let control = format!("control_socket = \"{root}/run/rspamd.sock mode=0600\";\n");
+        self.write("tld.dat", "com\nnet\norg\nexample\ntest\n");
+        let control = format!("{control}url_tld = \"{root}/tld.dat\";\n");
+        if let Some(server) = &self.extras.name_server {
+            let options = format!("{control}dns {{ nameserver = [\"{server}\"]; }}\n");
+            return self.write("conf/local.d/options.inc", &options);
+        }
+        let options = format!(
+            "{control}filters = \"regexp,chartable\";\n\
+             dns {{ nameserver = [\"127.0.0.1:53535\"]; timeout = 0.2s; retransmits = 1; }}\n"
+        );
+        self.write("conf/local.d/options.inc", &options);
+        for name in LEFT_OUT {
             self.write(&format!("conf/local.d/{name}.conf"), "enabled = false;\n");
         }
     }

@@ -70,9 +70,14 @@ impl Scene {
 
 /// A message that no rule has anything against.
 pub(crate) fn text(serial: &str, body: &str) -> String {
+    // A date that is days old is something that scanners have against a message.
+    let now = std::process::Command::new("date").args(["-u", "-R"]).output();
+    let now = String::from_utf8(now.expect("date(1) comes with the package coreutils").stdout);
+    let now = now.expect("it says it in ASCII");
+    let now = now.trim_end();
     format!(
         "Serial: {serial}\r\nFrom: A Sender <a@good.example>\r\nTo: bob@test.example\r\n\
-         Date: Tue, 24 Nov 2026 13:50:30 +0000\r\nMessage-Id: <{serial}@good.example>\r\n\
+         Date: {now}\r\nMessage-Id: <{serial}@good.example>\r\n\
          Subject: minutes of the meeting\r\n\r\nHello Bob,\r\n\r\nplease find the minutes of \
          the meeting below.\r\n\r\n{body}\r\n"
     )

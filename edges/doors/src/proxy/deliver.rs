@@ -15,6 +15,9 @@ use super::transaction::Said;
 /// Bytes that are read from the spool, and written, at once.
 const PIECE_BYTES: usize = 32 * 1024;
 
+/// Room for the dots that are doubled in what is mostly all of a message, and for its end.
+const STUFFING_BYTES: usize = 256;
+
 /// Recipients who get a message in the same way.
 pub(crate) struct Group {
     /// Path and parameters of each.
@@ -71,12 +74,15 @@ impl Session {
         // The header ends before the first part that could go.
         let first = cuts.first().map_or(HEAD_BYTES_MAX, |cut| cut.range.start);
         let head = text.head(HEAD_BYTES_MAX.min(first))?;
-        let mut stuffed = Vec::with_capacity(PIECE_BYTES * 2);
-        let mut stuffing = Stuffing::default();
-        stuffing.push(&rewrite.of(&head), &mut stuffed);
+        let rewritten = rewrite.of(&head);
         let mut place = head.len() as u64;
         drop(head);
-        let mut piece = vec![0; PIECE_BYTES];
+        let mut stuffed = Vec::with_capacity(rewritten.len() + STUFFING_BYTES);
+        let mut stuffing = Stuffing::default();
+        stuffing.push(&rewritten, &mut stuffed);
+        drop(rewritten);
+        // Most messages lie in memory and have gone with their header.
+        let mut piece = if place < text.bytes() { vec![0; PIECE_BYTES] } else { Vec::new() };
         let mut cuts = cuts.into_iter().peekable();
         loop {
             if let Some(cut) = cuts.next_if(|cut| cut.range.start as u64 == place) {
@@ -85,11 +91,11 @@ impl Session {
             }
             let room = cuts.peek().map_or(u64::MAX, |cut| cut.range.start as u64 - place);
             let room = usize::try_from(room).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
-            let length = text.read_at(place, piece.get_mut(..room).unwrap_or_default())?;
             // With no room the next piece that is taken out begins here.
-            if length == 0 && room > 0 {
+            if place >= text.bytes() && room > 0 {
                 break;
             }
+            let length = text.read_at(place, piece.get_mut(..room).unwrap_or_default())?;
             place += length as u64;
             stuffing.push(piece.get(..length).unwrap_or_default(), &mut stuffed);
             hop.write(&stuffed).await?;
@@ -165,13 +171,17 @@ impl Default for Stuffing {
 impl Stuffing {
     /// Appends a piece of a message.
     pub(crate) fn push(&mut self, text: &[u8], out: &mut Vec<u8>) {
-        for line in text.split_inclusive(|byte| *byte == b'\n') {
-            if self.is_at_start && line.starts_with(b".") {
-                out.push(b'.');
-            }
-            out.extend_from_slice(line);
-            self.is_at_start = line.ends_with(b"\n");
+        if self.is_at_start && text.starts_with(b".") {
+            out.push(b'.');
         }
+        let mut done = 0;
+        for at in memchr::memmem::find_iter(text, b"\n.") {
+            out.extend_from_slice(text.get(done..=at).unwrap_or_default());
+            out.push(b'.');
+            done = at + 1;
+        }
+        out.extend_from_slice(text.get(done..).unwrap_or_default());
+        self.is_at_start = text.last().map_or(self.is_at_start, |last| *last == b'\n');
     }
 
     /// Ends the last line, if it has no end.
@@ -198,13 +208,24 @@ impl Default for Unstuffing {
 impl Unstuffing {
     /// Takes them out of a piece.
     pub(crate) fn pass(&mut self, text: &mut Vec<u8>) {
-        let whole = std::mem::take(text);
-        for line in whole.split_inclusive(|byte| *byte == b'\n') {
-            let kept =
-                if self.is_at_start { line.strip_prefix(b".").unwrap_or(line) } else { line };
-            text.extend_from_slice(kept);
-            self.is_at_start = line.ends_with(b"\n");
+        if self.is_at_start && text.starts_with(b".") {
+            text.remove(0);
+        } else if text.is_empty() {
+            return;
         }
+        let is_at_start = text.last().is_some_and(|last| *last == b'\n');
+        if let Some(first) = memchr::memmem::find(text, b"\n.") {
+            let rest = text.split_off(first + 1);
+            let mut rest = &*rest;
+            // It begins with a dot that goes.
+            while let Some((_, line)) = rest.split_first() {
+                let next = memchr::memmem::find(line, b"\n.").map_or(line.len(), |at| at + 1);
+                let (kept, behind) = line.split_at_checked(next).unwrap_or((line, b""));
+                text.extend_from_slice(kept);
+                rest = behind;
+            }
+        }
+        self.is_at_start = is_at_start;
     }
 }
 
