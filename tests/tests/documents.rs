@@ -81,7 +81,9 @@ fn every_check_has_a_document_that_names_its_settings() {
             ["policy", "default", "scan"] | ["scanner", ..] | ["spool"] => {
                 "docs/scanners.md".into()
             }
-            ["quarantine"] => "docs/quarantine.md".into(),
+            ["quarantine"] | ["policy", "default", "quarantine" | "digest"] => {
+                "docs/quarantine.md".into()
+            }
             ["policy", "default", check, ..] => format!("docs/checks/{check}.md"),
             ["policy", _, "match"] => "docs/policies.md".into(),
             ["policy", "x", ..] => continue,

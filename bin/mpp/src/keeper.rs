@@ -51,7 +51,7 @@ impl Keeper {
     /// Why not, for people.
     pub(crate) async fn answer(self: &Arc<Self>, request: &Value) -> Result<Value, String> {
         let text = |name: &str| request.get(name).and_then(Value::as_str).unwrap_or_default();
-        let scope = scope(request)?;
+        let scope = self.scope(request).await?;
         match text("command") {
             "quarantine-list" => {
                 let page = self.quarantine.list(search(request, scope)?).await?;
@@ -91,6 +91,17 @@ impl Keeper {
                 self.digest(text("user"), refused, is_print).await
             }
             other => Err(format!("unknown command `{other}`")),
+        }
+    }
+
+    /// Who is asking.
+    async fn scope(&self, request: &Value) -> Result<Scope, String> {
+        let text = |name: &str| request.get(name).and_then(Value::as_str).unwrap_or_default();
+        match (text("user"), text("domain")) {
+            ("", "") => Ok(Scope::All),
+            (user, "") => Ok(Scope::User(self.hub.user_of(user).await)),
+            ("", domain) => Ok(Scope::Domain(domain.trim_start_matches('@').to_owned())),
+            _ => Err("either a user or a domain".into()),
         }
     }
 
@@ -224,17 +235,6 @@ impl Keeper {
             }
             None => Err(format!("no digest for {user}")),
         }
-    }
-}
-
-/// Who is asking.
-fn scope(request: &Value) -> Result<Scope, String> {
-    let text = |name: &str| request.get(name).and_then(Value::as_str).unwrap_or_default();
-    match (text("user"), text("domain")) {
-        ("", "") => Ok(Scope::All),
-        (user, "") => Ok(Scope::User(user.to_owned())),
-        ("", domain) => Ok(Scope::Domain(domain.trim_start_matches('@').to_owned())),
-        _ => Err("either a user or a domain".into()),
     }
 }
 

@@ -18,6 +18,7 @@ use mpp_settings::{Diagnostic, Kind as ValueKind, Reader, Session, Table};
 
 use crate::directory::Directory;
 use crate::overlap;
+use crate::quarantine::Quarantine;
 
 /// What was read.
 pub(crate) struct Read {
@@ -25,6 +26,13 @@ pub(crate) struct Read {
     pub(crate) recipients: Arc<Recipients>,
     /// The names of groups, by their numbers.
     pub(crate) groups: Vec<Arc<str>>,
+}
+
+/// What policies may name.
+#[derive(Clone, Copy)]
+pub(crate) struct Known<'a> {
+    pub(crate) directories: &'a [Directory],
+    pub(crate) scanners: &'a [Arc<str>],
 }
 
 /// The groups that policies name, numbered as they come.
@@ -69,8 +77,9 @@ pub(crate) fn read(
     root: &mut Reader<'_>,
     session: &Session,
     ring: Keyring,
-    (directories, scanners): (&[Directory], &[Arc<str>]),
+    (known, quarantine): (Known<'_>, &mut Quarantine),
 ) -> Read {
+    let Known { directories, scanners } = known;
     let recipients = Arc::new(read_recipients(root, session, ring, directories));
     let section = root.table("policy");
     let mut tables: Vec<(&str, &Place, &Table)> = Vec::new();
@@ -85,7 +94,7 @@ pub(crate) fn read(
     }
     let base = tables.iter().find(|(name, ..)| *name == "default").map(|(.., table)| *table);
     let context = Context { ring, policy: "default", recipients: &recipients, scanners };
-    let default = Arc::new(read_default(base, session, &context));
+    let default = Arc::new(read_default(base, session, &context, quarantine));
     let mut groups = Groups { directories, ring, names: Vec::new() };
     let mut others = Vec::new();
     let mut places = Vec::new();
@@ -95,6 +104,7 @@ pub(crate) fn read(
         let mut reader = session.reader(&format!("policy.{name}"), chain);
         let wanted = read_match(&mut reader, place, &mut groups);
         let policy = read_policy(&mut reader, &context, Some(&default));
+        quarantine.read_policy(&mut reader, name);
         reader.finish();
         others.push((Arc::new(policy), wanted));
         places.push((*place).clone());
@@ -128,13 +138,19 @@ fn read_recipients(
     recipients
 }
 
-fn read_default(base: Option<&Table>, session: &Session, context: &Context<'_>) -> Policy {
+fn read_default(
+    base: Option<&Table>,
+    session: &Session,
+    context: &Context<'_>,
+    quarantine: &mut Quarantine,
+) -> Policy {
     let mut reader = session.reader("policy.default", base.into_iter().collect());
     if let Some((place, _)) = reader.value("match") {
         let problem = Diagnostic::error(place.clone(), "the default policy has no `match`");
         reader.report(problem.help("it holds for everything that no other policy is for"));
     }
     let policy = read_policy(&mut reader, context, None);
+    quarantine.read_default(&mut reader);
     reader.finish();
     policy
 }

@@ -54,7 +54,7 @@ impl Hub {
             Entry { asked, facts: &facts, policy, decision: &decision, shadow: None, trips: 0 };
         self.write_line(desk, &entry, (id, now_ms));
         desk.lower = lower;
-        Judged { decision, reply, edits: None, id, scan: None }
+        Judged { decision, reply, edits: None, id, scan: None, held_by: None }
     }
 
     /// What is to be done to a message whose text begins, for a door that has passed it on by the time

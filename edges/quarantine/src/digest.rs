@@ -104,7 +104,7 @@ impl Quarantine {
     ) -> Result<Option<Digest>, String> {
         let user = user.to_lowercase();
         let make = |inner: Arc<Inner>| async move {
-            let keep_ms = inner.settings().keep_ms;
+            let keep_ms = inner.settings().limits.keep_ms;
             let known = inner.index.digest_until(&user).await?;
             let search = Search {
                 scope: Scope::User(user.clone()),
@@ -312,10 +312,10 @@ impl Index {
         for _ in 0..USERS_MAX {
             let mut read = self.read.lock().await;
             let row = sqlx::query(
-                "SELECT h.recipient, EXISTS (SELECT 1 FROM held n WHERE n.recipient = h.recipient \
+                "SELECT h.user, EXISTS (SELECT 1 FROM held n WHERE n.user = h.user \
                  AND n.state = 0 AND n.message > coalesce((SELECT d.message FROM digest d \
-                 WHERE d.recipient = h.recipient), 0)) \
-                 FROM held h WHERE h.recipient > ?1 ORDER BY h.recipient LIMIT 1",
+                 WHERE d.user = h.user), 0)) \
+                 FROM held h WHERE h.user > ?1 ORDER BY h.user LIMIT 1",
             );
             let row = row.bind(&after).fetch_optional(&mut *read).await.map_err(trouble)?;
             let Some(row) = row else { return Ok((users, None)) };
@@ -329,7 +329,7 @@ impl Index {
 
     async fn digest_until(&self, user: &str) -> Result<Known, String> {
         let mut read = self.read.lock().await;
-        let row = sqlx::query("SELECT message, refused FROM digest WHERE recipient = ?1");
+        let row = sqlx::query("SELECT message, refused FROM digest WHERE user = ?1");
         let row = row.bind(user).fetch_optional(&mut *read).await.map_err(trouble)?;
         let Some(row) = row else { return Ok(Known { held: Id::of(0), refused: Id::of(0) }) };
         let id = |column: usize| -> Result<Id, String> {
@@ -341,7 +341,7 @@ impl Index {
     async fn digest_sent(&self, user: &str, until: Known) -> Result<(), String> {
         let mut write = self.write.lock().await;
         let row = sqlx::query(
-            "INSERT INTO digest VALUES (?1, ?2, ?3) ON CONFLICT (recipient) DO UPDATE \
+            "INSERT INTO digest VALUES (?1, ?2, ?3) ON CONFLICT (user) DO UPDATE \
              SET message = excluded.message, refused = excluded.refused",
         );
         let row = row.bind(user).bind(signed(until.held.number()));

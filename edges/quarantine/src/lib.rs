@@ -13,11 +13,13 @@ mod links;
 mod record;
 mod release;
 mod repair;
+mod room;
 mod seal;
 mod search;
 mod show;
 mod skeleton;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -64,6 +66,8 @@ struct Inner {
     settings: Mutex<Settings>,
     /// Rung when something was held.
     held: Notify,
+    /// The policies that have held something since expiry looked at them.
+    touched: Mutex<BTreeSet<String>>,
     /// One message is taken apart at a time: each may take some megabytes.
     showing: Semaphore,
 }
@@ -201,6 +205,7 @@ impl Inner {
             clock,
             settings: Mutex::new(settings.clone()),
             held: Notify::new(),
+            touched: Mutex::default(),
             showing: Semaphore::new(1),
         })
     }
@@ -216,6 +221,11 @@ impl Inner {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The policies that have held something since this was asked last.
+    fn take_touched(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     async fn hold(self: Arc<Self>, holding: Holding, text: Arc<Spooled>) -> Result<Id, String> {
         let id = self.ids.next(holding.at_ms);
         let inner = Arc::clone(&self);
@@ -229,6 +239,8 @@ impl Inner {
             self.remove(id).await;
             return Err(trouble);
         }
+        let policies = message.holding.recipients.into_iter().map(|it| it.policy);
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner).extend(policies);
         self.held.notify_one();
         Ok(id)
     }
@@ -287,6 +299,8 @@ async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|error| Err(error.to_string()))
 }
 
+#[cfg(test)]
+mod expire_tests;
 #[cfg(test)]
 mod million_tests;
 #[cfg(test)]
