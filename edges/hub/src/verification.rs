@@ -20,6 +20,8 @@ struct Inquiry {
     look_ups: Vec<(LookUp, Vec<Wanted>)>,
     /// As [`mpp_engine::recipients::Recipients::owners`] has them.
     owners: Vec<(String, bool)>,
+    /// Whether its domain is written down as one of ours.
+    is_ours: bool,
 }
 
 impl Inquiry {
@@ -40,7 +42,8 @@ impl Inquiry {
             .collect();
         let address = facts.recipient.to_owned();
         let owners = configuration.recipients.owners(&facts, configuration.ring);
-        Ok(Self { live, address, look_ups, owners })
+        let is_ours = configuration.recipients.covers(&facts, configuration.ring);
+        Ok(Self { live, address, look_ups, owners, is_ours })
     }
 }
 
@@ -122,6 +125,27 @@ impl Hub {
             }
             _ => whole,
         }
+    }
+
+    /// Whether an address is a user's, as lists and directories say now; nothing: none is asked about
+    /// its domain.
+    pub async fn is_user(&self, address: &str) -> Option<bool> {
+        let inquiry = Inquiry::of(self.live(), address).ok()?;
+        if inquiry.owners.iter().any(|(_, is_listed)| *is_listed) {
+            return Some(true);
+        }
+        let is_his = |look_up: &LookUp| matches!(look_up.about, About::Recipient { .. });
+        let mut asked = false;
+        for (look_up, wanted) in inquiry.look_ups.iter().filter(|(look_up, _)| is_his(look_up)) {
+            asked = true;
+            let directories = &inquiry.live.directories;
+            let Some(station) = directories.station(look_up.source) else { continue };
+            let (answer, _) = directories.probe(station, wanted).await;
+            if found(&answer) == Found::Yes {
+                return Some(true);
+            }
+        }
+        (asked || inquiry.is_ours).then_some(false)
     }
 
     /// Users that directories have said exist, of all that they may be asked about an address.

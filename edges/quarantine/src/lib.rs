@@ -9,17 +9,19 @@ mod digest;
 mod expire;
 mod files;
 mod index;
+mod letter;
 mod links;
 mod record;
 mod release;
 mod repair;
 mod room;
+mod schedule;
 mod seal;
 mod search;
 mod show;
 mod skeleton;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -33,11 +35,13 @@ use mpp_hub::spool::Spooled;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
-pub use digest::{Digest, Refused, time_text};
+pub use digest::{Digest, Refused, Wanted};
 pub use expire::Expired;
+pub use letter::time_text;
 pub use links::Opened;
 pub use record::{Row, State};
 pub use release::Release;
+pub use schedule::{Place, Run};
 pub use search::{Page, Scope, Search};
 pub use show::{Attachment, Shown};
 
@@ -68,6 +72,8 @@ struct Inner {
     held: Notify,
     /// The policies that have held something since expiry looked at them.
     touched: Mutex<BTreeSet<String>>,
+    /// The last run of digests of each policy, as the index has it.
+    runs: tokio::sync::Mutex<Option<BTreeMap<String, Run>>>,
     /// One message is taken apart at a time: each may take some megabytes.
     showing: Semaphore,
 }
@@ -206,6 +212,7 @@ impl Inner {
             settings: Mutex::new(settings.clone()),
             held: Notify::new(),
             touched: Mutex::default(),
+            runs: tokio::sync::Mutex::default(),
             showing: Semaphore::new(1),
         })
     }
