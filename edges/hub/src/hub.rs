@@ -306,6 +306,7 @@ impl Hub {
             bytes: facts.size_bytes,
             check: decision.check,
             action: decision.verdict.action,
+            is_repeat: facts.repeat != Repeat::No,
             is_marked: false,
             shadow: shadow.map(|(check, verdict)| (check, verdict.action)),
         });

@@ -47,6 +47,7 @@ impl Hub {
             bytes: asked.size_bytes,
             check,
             action: verdict.action,
+            is_repeat: false,
             is_marked: remarks_say_marked(&desk.case.remarks),
             shadow: None,
         });
