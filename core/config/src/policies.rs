@@ -164,6 +164,7 @@ fn read_policy(
     let unavailable = reader.choice("unavailable", "accept", &words).flatten();
     let mut checks = Vec::with_capacity(KINDS.len());
     let mut counts_bytes = default.is_some_and(|policy| policy.counts_bytes);
+    let mut holds_at_end = default.is_some_and(|policy| policy.holds_at_end);
     for kind in KINDS {
         let inherited = default
             .and_then(|policy| policy.checks.iter().find(|armed| armed.kind.name == kind.name));
@@ -172,7 +173,7 @@ fn read_policy(
             Some(armed) if !reader.has_own(kind.name) => armed.clone(),
             Some(_) | None if kind.name == threshold::KIND.name => {
                 let check = Thresholds::read_all(reader.tables(kind.name), context);
-                counts_bytes = check.counts_bytes();
+                (counts_bytes, holds_at_end) = (check.counts_bytes(), check.holds_at_end());
                 Armed { kind, mode: Mode::Enforce, check: Arc::new(check) }
             }
             Some(_) | None => read_check(kind, reader, context),
@@ -194,7 +195,17 @@ fn read_policy(
         Some(policy) if !reader.has_own("scan") => policy.scanning.clone(),
         _ => Scanning::read(&mut reader.table("scan"), context.scanners).map(Arc::new),
     };
-    Policy { name, checks, spare, enforces_blocks, unavailable, editing, scanning, counts_bytes }
+    Policy {
+        name,
+        checks,
+        spare,
+        enforces_blocks,
+        unavailable,
+        editing,
+        scanning,
+        counts_bytes,
+        holds_at_end,
+    }
 }
 
 fn read_check(kind: &'static Kind, reader: &mut Reader<'_>, context: &Context<'_>) -> Armed {

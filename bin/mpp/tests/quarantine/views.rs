@@ -98,6 +98,25 @@ fn details_are_the_users_own_and_the_policy_is_named() {
 }
 
 #[test]
+fn a_threshold_on_bytes_holds_at_the_end() {
+    let rules = "[[policy.default.threshold]]\nname = \"bytes\"\nkey = \"client\"\n\
+        count = \"bytes\"\nlimit = 3000\nper = \"1h\"\nthen = \"hold\"\n";
+    let scene = Scene::start(rules);
+    let all = ["bob@test.example", "eve@test.example"];
+    assert!(scene.send(&all, &text("small", "Regards")).starts_with("250"));
+    assert!(scene.send(&all, &text("large", &"x".repeat(4_000))).starts_with("250"));
+    assert!(scene.send(&all, &text("after", "Regards")).starts_with("250"));
+    let there: Vec<String> = scene.hop.taken().keys().cloned().collect();
+    assert_eq!(there, ["after", "small"], "what is held has not used the limit up");
+    let rows = scene.rows(&["list"]);
+    assert_eq!((rows.len(), rows[0]["policy"].as_str()), (1, Some("default")));
+    assert_eq!(rows[0]["recipients"].as_array().unwrap().len(), 2);
+    let id = rows[0]["id"].as_str().unwrap();
+    scene.mpp.tell(&["quarantine", "release", id]);
+    assert_eq!(scene.hop.taken().get("large"), Some(&1));
+}
+
+#[test]
 fn a_policy_expires_what_it_holds() {
     let scene = Scene::start(&format!("{HELD}[policy.held.quarantine]\nkeep = \"1s\"\n"));
     scene.hold(&["held@test.example"], "short");
