@@ -3,7 +3,7 @@
 //! What is due the quarantine knows; here users are told, one after the other. Trouble with the next hop
 //! leaves a run open: it is gone on with later, and who was told already is not told again.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ const FAILURES_MAX: usize = 20;
 const PAUSE: Duration = Duration::from_mins(1);
 const PAUSE_LONGEST: Duration = Duration::from_hours(1);
 
-type Refusals = HashMap<String, VecDeque<Refused>>;
+type Refusals = BTreeMap<String, VecDeque<Refused>>;
 
 /// Who sends digests.
 pub(crate) struct Digests {
@@ -35,7 +35,7 @@ pub(crate) struct Digests {
     /// The directory of the decision log.
     log: PathBuf,
     /// Runs with trouble: which, when to go on, and after which pause.
-    later: HashMap<String, (Id, Instant, Duration)>,
+    later: BTreeMap<String, (Id, Instant, Duration)>,
     trouble: String,
 }
 
@@ -66,7 +66,7 @@ impl Pass {
 
 impl Digests {
     pub(crate) fn new(keeper: Arc<Keeper>, log: PathBuf) -> Self {
-        Self { keeper, log, later: HashMap::new(), trouble: String::new() }
+        Self { keeper, log, later: BTreeMap::new(), trouble: String::new() }
     }
 
     /// Sends them for ever.
@@ -152,7 +152,7 @@ impl Digests {
 
     /// Tells users for whom nothing was held and something was refused, if they are users at all.
     async fn tell_alone(&self, run: &Run, refused: Refusals, pass: &mut Pass) {
-        let mut of_users: Refusals = HashMap::new();
+        let mut of_users: Refusals = BTreeMap::new();
         for (recipient, refused) in refused {
             let user = self.keeper.hub().user_of(&recipient).await;
             of_users.entry(user).or_default().extend(refused);

@@ -1,6 +1,6 @@
 //! What was refused for users, by the decision log.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::Path;
 
@@ -20,8 +20,8 @@ const NOBODYS: [&str; 3] = ["unknown-recipient", "trap", "relay"];
 pub(crate) fn read(
     log: &Path,
     mut wanted: impl FnMut(&Refused, &str) -> Option<String>,
-) -> io::Result<HashMap<String, VecDeque<Refused>>> {
-    let mut all: HashMap<String, VecDeque<Refused>> = HashMap::new();
+) -> io::Result<BTreeMap<String, VecDeque<Refused>>> {
+    let mut all: BTreeMap<String, VecDeque<Refused>> = BTreeMap::new();
     mpp_hub::log::each_line(log, |line| {
         if !line.contains(r#""verdict":"reject""#) {
             return;

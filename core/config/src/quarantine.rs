@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use mpp_settings::form::{duration_text, size_text};
-use mpp_settings::{Diagnostic, Reader};
+use mpp_settings::{Diagnostic, Reader, Secret};
 
 const DAY_S: i64 = 86_400;
+/// So long a secret is at least.
+const SECRET_BYTES: usize = 32;
 
 /// `[quarantine]`: messages that are held for a person to look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +18,9 @@ pub struct Quarantine {
     pub limits: Limits,
     /// What the links of digests begin with, up to the `?`; empty: they have none.
     pub links: String,
+    /// What signs links and released messages, the same on all nodes that have it; nothing: a key that
+    /// the folder has.
+    pub secret: Option<Secret>,
     /// What the default policy says.
     pub default: Terms,
     /// What policies say that have something of their own, by their names.
@@ -68,6 +73,7 @@ impl Quarantine {
                 user_size: table.size_bytes("user_size", "200 MiB"),
             },
             links: table.text("links", ""),
+            secret: table.secret("secret"),
             ..Self::default()
         };
         let links = &quarantine.links;
@@ -79,6 +85,12 @@ impl Quarantine {
                 "links",
                 "expected a place on the web, such as \"https://mail.example.org/held\"",
             );
+        }
+        let length = quarantine.secret.as_ref().map_or(SECRET_BYTES, |it| it.reveal().len());
+        // One that is read from a file is empty until the file was handed in.
+        if length < SECRET_BYTES {
+            let message = format!("expected at least {SECRET_BYTES} letters that nobody can guess");
+            table.mistake("secret", &message);
         }
         table.finish();
         quarantine
@@ -148,7 +160,11 @@ fn read_schedule(table: &mut Reader<'_>) -> Option<Schedule> {
     }
     table.finish();
     let mut is_on = [false; 7];
-    days.into_iter().filter_map(|day| is_on.get_mut(day).map(|day| *day = true)).for_each(drop);
+    for day in days {
+        if let Some(is_on) = is_on.get_mut(day) {
+            *is_on = true;
+        }
+    }
     (!at_s.is_empty()).then_some(Schedule { at_s, days: is_on, refused })
 }
 
@@ -227,6 +243,17 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_is_long_and_not_shown() {
+        let of = |secret: &str| read(&format!("[quarantine]\nsecret = \"{secret}\"\n"));
+        assert!(of("hunter2").configuration.is_none());
+        let long = "0123456789abcdef0123456789abcdef";
+        let read = of(long);
+        assert_eq!(read.diagnostics, []);
+        assert!(!format!("{:?}{:?}", read.configuration, read.effective).contains(long));
+        assert!(of("file:key").wanted.contains_key("key"));
+    }
+
+    #[test]
     fn what_is_no_time_is_said() {
         for at in ["7:00", "24:00", "07:60", "noon", "07:00:00:00", "", "07", "+7:00"] {
             let text = format!("[policy.default.digest]\nat = \"{at}\"\n");
@@ -240,7 +267,9 @@ mod tests {
     fn the_last_time_is_found_over_a_week() {
         let schedule = |days: &[usize]| {
             let mut on = [false; 7];
-            days.iter().for_each(|day| on[*day] = true);
+            for day in days {
+                on[*day] = true;
+            }
             Schedule { at_s: vec![3_600, 7_200], days: on, refused: false }
         };
         // 2026-11-28 is a Saturday.

@@ -98,7 +98,7 @@ pub(crate) async fn held_for(
         let address = bare(&named.path);
         let by = named.held_by.as_ref();
         let policy = by.or_else(|| named.order.as_ref().map(|order| &order.policy));
-        let policy = policy.map(|policy| policy.to_string()).unwrap_or_default();
+        let policy = policy.map(ToString::to_string).unwrap_or_default();
         let user = hub.user_of(&address).await;
         all.push(HeldFor { address, user, policy });
     }

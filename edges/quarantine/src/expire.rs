@@ -140,33 +140,47 @@ async fn shorten<'p>(
 
 async fn shorten_one(inner: &Arc<Inner>, policy: &str, limits: Limits) -> Result<Expired, String> {
     let mut expired = Expired::default();
-    while limits.size < u64::MAX {
-        let over = inner.index.bytes_of(policy).await?.saturating_sub(limits.size);
-        let went = match over {
-            0 => 0,
-            over if policy == ALL => drop_oldest(inner, over).await?,
-            over => {
-                let held = inner.index.oldest_of(policy, None).await?;
-                delete(inner, enough(&held, over)).await?
-            }
-        };
+    loop {
+        let went = shorten_all(inner, policy, limits.size).await?;
         if went == 0 {
             break;
         }
         expired.too_many += went;
         tokio::time::sleep(PAUSE).await;
     }
-    while limits.user_size < u64::MAX {
-        let Some((user, bytes)) = inner.index.over(policy, limits.user_size).await? else { break };
-        let held = inner.index.oldest_of(policy, Some(&user)).await?;
-        let went = delete(inner, enough(&held, bytes.saturating_sub(limits.user_size))).await?;
+    loop {
+        let went = shorten_user(inner, policy, limits.user_size).await?;
         if went == 0 {
-            break;
+            return Ok(expired);
         }
         expired.of_users += went;
         tokio::time::sleep(PAUSE).await;
     }
-    Ok(expired)
+}
+
+/// One piece of what a policy holds too much of; how many went.
+async fn shorten_all(inner: &Arc<Inner>, policy: &str, size: u64) -> Result<u64, String> {
+    if size == u64::MAX {
+        return Ok(0);
+    }
+    match inner.index.bytes_of(policy).await?.saturating_sub(size) {
+        0 => Ok(0),
+        over if policy == ALL => drop_oldest(inner, over).await,
+        over => {
+            let held = inner.index.oldest_of(policy, None).await?;
+            delete(inner, enough(&held, over)).await
+        }
+    }
+}
+
+/// The same of a user who has too much by a policy.
+async fn shorten_user(inner: &Arc<Inner>, policy: &str, size: u64) -> Result<u64, String> {
+    if size == u64::MAX {
+        return Ok(0);
+    }
+    let Some((user, bytes)) = inner.index.over(policy, size).await? else { return Ok(0) };
+    let held = inner.index.oldest_of(policy, Some(&user)).await?;
+    delete(inner, enough(&held, bytes.saturating_sub(size))).await
 }
 
 /// So many of these as take so many bytes, each message once and as a whole.

@@ -3,6 +3,8 @@
 use mpp_config::Quarantine as Settings;
 use mpp_config::quarantine::{Limits, Terms};
 use mpp_hub::quarantine::{Holding, Quarantine as _};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::store_tests::{NOON, Scene, files, held_for, holding, settings, spooled};
 use crate::{Scope, Search, State};
@@ -138,11 +140,13 @@ fn an_index_of_another_layout_is_made_anew() {
     let scene = Scene::start();
     let id = scene.hold_by(NOON, &[("a+x@test.example", "small")]);
     let scene = scene.again(|folder| {
-        // The number of the layout is at byte 60 of the file.
         let path = folder.join("index.sqlite");
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[60..64].copy_from_slice(&1_u32.to_be_bytes());
-        std::fs::write(&path, bytes).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let mut index = SqliteConnectOptions::new().filename(path).connect().await.unwrap();
+            sqlx::raw_sql("PRAGMA user_version = 1").execute(&mut index).await.unwrap();
+            index.close().await.unwrap();
+        });
     });
     assert!(scene.folder.path().join("index.sqlite.damaged").exists());
     let scope = Scope::User("a@test.example".into());

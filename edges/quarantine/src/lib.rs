@@ -192,7 +192,8 @@ impl Inner {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, String> {
         let files = Files::open(folder).map_err(|error| error.to_string())?;
-        let seal = Seal::open(folder).map_err(|error| error.to_string())?;
+        let secret = settings.secret.as_ref().map(mpp_settings::Secret::reveal);
+        let seal = Seal::open(folder, secret).map_err(|error| error.to_string())?;
         let (index, last) = match Self::open_index(folder, &files).await {
             Err(trouble) if trouble.starts_with(DAMAGED) => {
                 mpp_hub::say(&format!(

@@ -15,7 +15,7 @@ use crate::{Inner, Quarantine};
 /// What came within so many milliseconds is for the next run: its row may not be there yet.
 const SETTLE_MS: u64 = 3_000;
 /// Rows that are looked at for one answer.
-const ROWS: i64 = 500;
+const ROWS: usize = 500;
 /// Whose run it is for policies that have nothing of their own.
 const DEFAULT: &str = "default";
 
@@ -174,7 +174,7 @@ impl Inner {
     ) -> Result<(Vec<String>, Option<Place>), String> {
         let rows = self.index.run_rows(run, &place).await?;
         let settings = self.settings();
-        let is_more = rows.len() as i64 == ROWS;
+        let is_more = rows.len() == ROWS;
         let last = rows.last().map(|row| row.0.clone()).filter(|_| is_more);
         let is_its = |policy: &str| {
             let has_own = settings.policies.contains_key(policy);
@@ -256,7 +256,7 @@ impl Index {
             )
         };
         let rows = rows.bind(from).bind(signed(run.until.number()));
-        let rows = rows.bind(place.message).bind(&place.recipient).bind(ROWS);
+        let rows = rows.bind(place.message).bind(&place.recipient).bind(signed(ROWS as u64));
         let rows = if run.policy == DEFAULT { rows } else { rows.bind(&run.policy) };
         let rows = rows.fetch_all(&mut *read).await.map_err(trouble)?;
         let rows = rows.iter().map(|row| {

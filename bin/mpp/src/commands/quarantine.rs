@@ -1,6 +1,6 @@
 //! `mpp quarantine`: what is held, and what is to become of it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -343,9 +343,9 @@ impl Digest {
     }
 
     /// The last refusals of each of these users, by the decision log.
-    fn refused(&self, users: &[String]) -> Result<HashMap<String, VecDeque<Refused>>, Failure> {
+    fn refused(&self, users: &[String]) -> Result<BTreeMap<String, VecDeque<Refused>>, Failure> {
         if users.is_empty() {
-            return Ok(HashMap::new());
+            return Ok(BTreeMap::new());
         }
         let (state, socket) = self.daemon.find();
         // The daemon may have lines in memory still.

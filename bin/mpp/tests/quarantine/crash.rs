@@ -18,9 +18,11 @@ const LIVES: u64 = 200;
 /// Of what is held, one in so many is released at the end.
 const RELEASED: usize = 4;
 
-/// Ways of mail: a name, the recipients, what the body says, and where a message is to be found: how
+/// A way of mail: a name, the recipients, what the body says, and where a message is to be found: how
 /// often at the destination, and how often held.
-const WAYS: [(&str, &[&str], &str, (u32, u32)); 5] = [
+type Way = (&'static str, &'static [&'static str], &'static str, (u32, u32));
+
+const WAYS: [Way; 5] = [
     ("held", &["held@test.example"], "fine", (0, 1)),
     ("free", &["bob@test.example"], "fine", (1, 0)),
     ("spam", &["bob@test.example"], "buy", (0, 1)),

@@ -318,6 +318,12 @@ impl Session {
             }
             return Box::pin(self.end_of_spooled()).await;
         }
+        self.end_at_hop(rest).await
+    }
+
+    /// The next hop gets what is left of a text that streams, and what it says is the answer.
+    async fn end_at_hop(&mut self, mut rest: Vec<u8>) -> io::Result<Next> {
+        let Some(message) = &mut self.transaction else { return Ok(Next::GoOn) };
         let header = std::mem::take(&mut message.header);
         rest.splice(..0, header.into_bytes());
         let ended = match &mut message.hop {
