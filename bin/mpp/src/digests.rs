@@ -12,7 +12,7 @@ use mpp_hub::id::Id;
 use mpp_quarantine::{Place, Refused, Run, Wanted};
 use tokio::time::Instant;
 
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, Untold};
 use crate::refusals;
 
 /// How often it is looked whether a digest is due.
@@ -45,15 +45,22 @@ struct Pass {
     told: usize,
     failures: usize,
     last_failure: String,
+    /// Users whom the next hop does not want to hear of.
+    refused: usize,
+    last_refusal: String,
 }
 
 impl Pass {
-    fn note(&mut self, done: Result<Option<(usize, String)>, String>) {
+    fn note(&mut self, done: Result<Option<(usize, String)>, Untold>) {
         match done {
             Ok(told) => self.told += usize::from(told.is_some()),
-            Err(trouble) => {
+            Err(Untold { is_for_good: true, text }) => {
+                self.refused += 1;
+                self.last_refusal = text;
+            }
+            Err(Untold { text, .. }) => {
                 self.failures += 1;
-                self.last_failure = trouble;
+                self.last_failure = text;
             }
         }
     }
@@ -97,7 +104,13 @@ impl Digests {
                 // It is gone on with at the next start.
                 return Ok(());
             }
-            let Pass { told, failures, last_failure } = pass;
+            let Pass { told, failures, last_failure, refused, last_refusal } = pass;
+            if refused > 0 {
+                mpp_hub::say(&format!(
+                    "digests of policy {}: {refused} refused by the next hop: {last_refusal}",
+                    run.policy
+                ));
+            }
             if failures == 0 {
                 self.keeper.quarantine().run_done(&run).await?;
                 if told > 0 {

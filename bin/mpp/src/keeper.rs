@@ -230,7 +230,7 @@ impl Keeper {
             let text = String::from_utf8_lossy(&digest.text);
             return Ok(json!({ "user": user, "count": digest.count, "text": text }));
         }
-        let told = self.tell(wanted).await?;
+        let told = self.tell(wanted).await.map_err(|untold| untold.text)?;
         let (count, said) = told.unwrap_or((0, "nothing was held".into()));
         Ok(json!({ "user": user, "count": count, "said": said }))
     }
@@ -248,10 +248,10 @@ impl Keeper {
 
     /// Makes a digest and sends it: how many messages are in it, and what the next hop said; nothing if
     /// there was nothing to tell. One at a time, so that nobody is told twice.
-    pub(crate) async fn tell(&self, wanted: Wanted) -> Result<Option<(usize, String)>, String> {
+    pub(crate) async fn tell(&self, wanted: Wanted) -> Result<Option<(usize, String)>, Untold> {
         let _alone = self.telling.lock().await;
         if self.is_stopping() {
-            return Err("mpp is stopping".into());
+            return Err(String::from("mpp is stopping").into());
         }
         let Some(digest) = self.quarantine.digest(wanted).await? else { return Ok(None) };
         let user = &digest.user;
@@ -264,10 +264,14 @@ impl Keeper {
                 self.quarantine.digest_sent(&digest).await?;
                 Ok(Some((digest.count, said)))
             }
-            Some((_, Injected::NotTaken(said) | Injected::Unsure(said))) => {
-                Err(format!("no digest for {user}: {said}"))
+            Some((_, Injected::NotTaken(said))) => {
+                let is_for_good = said.starts_with('5') && said.get(3..4) == Some(" ");
+                Err(Untold { is_for_good, text: format!("no digest for {user}: {said}") })
             }
-            None => Err(format!("no digest for {user}")),
+            Some((_, Injected::Unsure(said))) => {
+                Err(format!("no digest for {user}: {said}").into())
+            }
+            None => Err(format!("no digest for {user}").into()),
         }
     }
 
@@ -296,6 +300,20 @@ impl Keeper {
 
     pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.hub
+    }
+}
+
+/// Why a user was not told.
+pub(crate) struct Untold {
+    /// The next hop has refused it, and would again.
+    pub(crate) is_for_good: bool,
+    /// For people.
+    pub(crate) text: String,
+}
+
+impl From<String> for Untold {
+    fn from(text: String) -> Self {
+        Self { is_for_good: false, text }
     }
 }
 

@@ -64,6 +64,12 @@ impl Quarantine {
         self.policies.get(policy).unwrap_or(&self.default)
     }
 
+    /// Whether any policy tells its users.
+    pub fn has_digests(&self) -> bool {
+        let mut all = self.policies.values().chain([&self.default]);
+        all.any(|terms| terms.digest.is_some())
+    }
+
     pub(crate) fn read(table: &mut Reader<'_>) -> Self {
         let quarantine = Self {
             folder: table.text("folder", ""),
@@ -230,7 +236,7 @@ mod tests {
         let text = "[policy.default.digest]\nat = \"07:00\"\nrefused = true\n[policy.a]\n\
             match.recipient = [\"@a.example\"]\ndigest.at = [\"16:30\", \"08:00:30\"]\n\
             digest.days = [\"Mon\", \"fri\"]\n[policy.b]\nmatch.recipient = [\"@b.example\"]\n\
-            digest.at = []\n";
+            digest.at = []\n[proxy.x]\nlisten = [\"127.0.0.1:1\"]\nnext_hop = [\"127.0.0.1:2\"]\n";
         let read = read(text);
         assert_eq!(read.diagnostics, []);
         let quarantine = read.configuration.unwrap().quarantine;
@@ -240,6 +246,8 @@ mod tests {
         assert_eq!((own.at_s, own.refused), (vec![8 * 3600 + 30, 16 * 3600 + 1800], true));
         assert_eq!(own.days, [true, false, false, false, true, false, false]);
         assert_eq!(of("b"), None, "off");
+        let alone = self::read("[policy.default.digest]\nat = \"07:00\"\n");
+        assert!(alone.diagnostics[0].message.contains("there is none"));
     }
 
     #[test]
@@ -260,7 +268,9 @@ mod tests {
             assert!(read(&text).configuration.is_none(), "{at}");
         }
         let text = "[policy.default.digest]\nat = \"07:00\"\ndays = [\"someday\"]\nevry = 1\n";
-        assert_eq!(read(text).diagnostics.len(), 3);
+        let errors = read(text).diagnostics.into_iter();
+        let errors = errors.filter(|it| it.severity == mpp_settings::Severity::Error);
+        assert_eq!(errors.count(), 3);
     }
 
     #[test]

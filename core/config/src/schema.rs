@@ -114,6 +114,12 @@ pub(crate) fn read(root: &Table, session: &Session, seed: u64) -> Configuration 
     let read = policies::read(&mut root, session, ring, (known, &mut quarantine));
     let policies::Read { policies, recipients, groups } = read;
     let has_proxy = !proxies.is_empty();
+    if quarantine.has_digests() && !has_proxy {
+        let place = root.table("policy").place();
+        let problem = Diagnostic::warning(place, "digests leave by a proxy, and there is none");
+        session
+            .report(problem.help("add [proxy.NAME] with the `next_hop` that takes mail for users"));
+    }
     if let Some(problem) = useless_editing(&mut root, &listen, has_proxy, &policies) {
         session.report(problem);
     }

@@ -1,11 +1,15 @@
 //! Digests that go out by themselves: at their time, once, over restarts and kills.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mpp_tests::real::until;
+use mpp_tests::real::daemon::Daemon;
+use mpp_tests::real::fake_smtp::{Act, FakeSmtp};
+use mpp_tests::real::ledger::{Ledger, OFFERS};
+use mpp_tests::real::{address, until};
 
-use crate::{HELD, Scene, text};
+use crate::{HELD, MPP, Scene, gateway, text};
 
 /// A place where clocks are 5:45 hours ahead, and how many seconds that is.
 const PLACE: [(&str, &str); 1] = [("TZ", "XST-5:45")];
@@ -131,4 +135,47 @@ fn users_are_told_of_refusals_alone_where_the_policy_wants_it() {
     let heard = scene.heard();
     assert!(heard.contains("| Subject: 2 messages were refused for you"), "{heard}");
     assert!(heard.contains("x@spam.example") && !heard.contains("Held for"), "{heard}");
+}
+
+#[test]
+fn a_digest_that_is_refused_keeps_nobody_waiting_and_is_not_lost() {
+    // Of the null sender the next hop takes nothing for one of the users.
+    let (is_text, is_null) = (AtomicBool::new(false), AtomicBool::new(false));
+    let hop = FakeSmtp::start(move |line| match line {
+        "." => {
+            is_text.store(false, Ordering::SeqCst);
+            Act::Say("250 2.0.0 taken".into())
+        }
+        _ if is_text.load(Ordering::SeqCst) => Act::Listen,
+        "" => Act::Say("220 fake".into()),
+        "DATA" => {
+            is_text.store(true, Ordering::SeqCst);
+            Act::Say("354 go on".into())
+        }
+        line if line.starts_with("EHLO") => Act::Say(OFFERS.into()),
+        line if line.starts_with("RCPT TO:<eve@") && is_null.load(Ordering::SeqCst) => {
+            Act::Say("550 5.1.1 not here".into())
+        }
+        line => {
+            if line.starts_with("MAIL") {
+                is_null.store(line.starts_with("MAIL FROM:<>"), Ordering::SeqCst);
+            }
+            Act::Say("250 2.0.0 ok".into())
+        }
+    });
+    let at = address();
+    let listen = format!("{at}:10025");
+    let configuration = |rules: &str| gateway(&listen, hop.address(), rules);
+    let mut mpp = Daemon::new(MPP, &at, &configuration(HELD));
+    mpp.set_variable(PLACE[0].0, PLACE[0].1);
+    mpp.launch();
+    let scene = Scene { mpp, listen: listen.clone(), hop: Ledger::start(|| None) };
+    let id = scene.hold(&["held@test.example", "eve@test.example"], "one");
+    scene.mpp.configure(&configuration(&format!("{HELD}{}", due_in(5, "default"))));
+    scene.mpp.tell(&["reload"]);
+    scene.mpp.wait_for_word("1 refused by the next hop: no digest for eve@test.example: 550");
+    scene.mpp.wait_for_word("digests of policy default: 1 sent");
+    let of = |user: &str| scene.mpp.tell(&["quarantine", "digest", "--user", user, "--print"]);
+    assert!(of("eve@test.example").contains(&id), "she was not told");
+    assert!(of("held@test.example").contains("nothing was held"), "he was");
 }
