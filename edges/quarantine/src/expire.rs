@@ -283,7 +283,7 @@ impl Index {
             .bind(user),
             None => sqlx::query(
                 "SELECT h.message, h.recipient, h.state, m.disk_bytes \
-                 FROM held h CROSS JOIN message m ON m.id = h.message \
+                 FROM held h INDEXED BY held_waiting CROSS JOIN message m ON m.id = h.message \
                  WHERE h.policy = ?1 AND h.state = 0 AND h.policy = ?2 ORDER BY h.message LIMIT ?3",
             )
             .bind(policy),

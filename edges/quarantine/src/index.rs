@@ -54,6 +54,7 @@ CREATE TABLE IF NOT EXISTS held (
 CREATE INDEX IF NOT EXISTS held_recipient ON held (recipient, message, state);
 CREATE INDEX IF NOT EXISTS held_user ON held (user, message, state);
 CREATE INDEX IF NOT EXISTS held_policy ON held (policy, message);
+CREATE INDEX IF NOT EXISTS held_waiting ON held (policy, message) WHERE state = 0;
 CREATE INDEX IF NOT EXISTS held_domain ON held (domain, message, state);
 CREATE INDEX IF NOT EXISTS held_releasing ON held (message) WHERE state = 1;
 CREATE TABLE IF NOT EXISTS room (
