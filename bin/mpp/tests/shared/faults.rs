@@ -32,7 +32,10 @@ fn holds(nodes: &[Daemon], round: usize) {
         assert!(lets_through(node, GOOD.0, GOOD.1), "node {number}: the good sender does not wait");
         let blocked = try_at(node, DRONE, "x@y.example");
         assert!(!blocked.contains("Greylisted") && blocked != "DUNNO", "{number}: {blocked}");
-        assert!(!lets_through(node, &stranger(round, number), "s@stranger.example"), "{number}: strangers wait");
+        assert!(
+            !lets_through(node, &stranger(round, number), "s@stranger.example"),
+            "{number}: strangers wait"
+        );
         assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     }
 }
