@@ -4,7 +4,9 @@
 //! cluster one for each part of the keys, all at the same time. There a decision is atomic for each key,
 //! not over all of its keys.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::vec::IntoIter;
 
 use futures_util::future::try_join_all;
 use mpp_config::store::Redis as Settings;
@@ -12,6 +14,7 @@ use mpp_engine::question::{Answer, Counted, History, Question};
 use mpp_hub::store::{Counts, StoreError};
 use redis::{Cmd, RedisError, Script, Value};
 
+use self::batch::{Built, Known, Source, Trip};
 use self::keys::{COMMON, Kind, Names, Operation, PARTS, read_block_field};
 use self::link::{Link, said};
 use crate::part::decayed;
@@ -23,9 +26,12 @@ use crate::shared::remote::{
 use crate::shared::{self, Options, SharedStore};
 use crate::transfer::Side;
 
+mod batch;
 mod keys;
 mod link;
 
+/// What the server runs.
+const SCRIPT: &str = include_str!("redis/store.lua");
 /// The form of what is on the server; another one is refused.
 const VERSION: u64 = 1;
 /// Entries of the log that are read at once.
@@ -60,9 +66,9 @@ impl Connector for Place {
     fn connect(&self) -> Waiting<'_, Box<dyn Remote>> {
         Box::pin(async {
             let link = Link::open(&self.settings).await?;
-            let script = Script::new(include_str!("redis/store.lua"));
+            let script = Script::new(SCRIPT);
             let names = Names::new(&self.settings.prefix);
-            Ok(Box::new(Server { link, script, names }) as Box<dyn Remote>)
+            Ok(Box::new(Server { link, script, names, known: Mutex::default() }) as Box<dyn Remote>)
         })
     }
 
@@ -72,11 +78,18 @@ impl Connector for Place {
     }
 }
 
+/// What the parts answered: to plain commands, and to the script.
+type Answered = HashMap<usize, (Vec<Value>, IntoIter<Value>)>;
+
+/// A question that has to be asked again: of which job, its place there, and when.
+type Again<'b> = (usize, usize, &'b Question, u64);
+
 /// A Redis that is connected.
 struct Server {
     link: Link,
     script: Script,
     names: Names,
+    known: Mutex<Known>,
 }
 
 impl Server {
@@ -87,22 +100,11 @@ impl Server {
         (node, number): (u64, u64),
         operations: &[Operation],
     ) -> Result<Vec<Value>, Trouble> {
-        let arguments = |command: &mut Cmd| {
-            command.arg(1).arg(self.names.of(part, "n")).arg(node).arg(number);
-            for operation in operations {
-                operation.push(command);
-            }
-        };
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(self.script.get_hash());
-        arguments(&mut command);
         let mut link = self.link.clone();
-        let answer = match link.send(&command).await {
+        let call = self.script_call("EVALSHA", part, (node, number), operations);
+        let answer = match link.send(&call).await {
             Err(error) if is_unknown_script(&error) => {
-                let mut command = redis::cmd("EVAL");
-                command.arg(include_str!("redis/store.lua"));
-                arguments(&mut command);
-                link.send(&command).await
+                link.send(&self.script_call("EVAL", part, (node, number), operations)).await
             }
             answer => answer,
         };
@@ -153,6 +155,120 @@ impl Server {
             answers.get_mut(place).and_then(Iterator::next)
         };
         Ok(asked.into_iter().map(next).collect())
+    }
+
+    /// One trip: what is read, what is put in, and the script; the answers to what is read, and the
+    /// script's.
+    async fn trip(
+        &self,
+        trip: &Trip,
+        numbered: (u64, u64),
+    ) -> Result<(usize, (Vec<Value>, IntoIter<Value>)), Trouble> {
+        let mut commands = redis::pipe();
+        for command in trip.reads.iter().chain(&trip.inserts) {
+            commands.add_command(command.clone());
+        }
+        let has_script = !trip.script.is_empty();
+        if has_script {
+            commands.add_command(self.script_call("EVALSHA", trip.part, numbered, &trip.script));
+        }
+        let answers = self.link.clone().send_all(&commands).await;
+        let mut answers = match answers {
+            Ok(answers) => answers,
+            Err(error) if is_unknown_script(&error) => {
+                // Nothing of the script was done: the script is sent itself, and the rest again, which
+                // changes nothing that is not changed already.
+                let whole = self.script_call("EVAL", trip.part, numbered, &trip.script);
+                let mut commands = redis::pipe();
+                for command in trip.reads.iter().chain(&trip.inserts) {
+                    commands.add_command(command.clone());
+                }
+                commands.add_command(whole);
+                self.link.clone().send_all(&commands).await.map_err(said)?
+            }
+            Err(error) => return Err(said(error)),
+        };
+        let of_script = if has_script { answers.pop() } else { None };
+        let of_script = of_script.map(list).unwrap_or_default();
+        Ok((trip.part, (answers, of_script.into_iter())))
+    }
+
+    /// Asks the script where plain commands did not find their way.
+    async fn ask_again(&self, again: &[Again<'_>], done: &mut Exchanged) -> Result<(), Trouble> {
+        if again.is_empty() {
+            return Ok(());
+        }
+        let operations = again.iter().filter_map(|(.., question, now_ms)| {
+            Some((*now_ms, Operation::question(&self.names, question)?))
+        });
+        let answers = self.run((0, 0), operations.collect()).await?;
+        for ((job, place, question, now_ms), value) in again.iter().zip(answers) {
+            let theirs = answer(question, value, *now_ms, &mut done.seen);
+            if let Some(answer) = done.answers.get_mut(*job).and_then(|it| it.get_mut(*place)) {
+                *answer = theirs;
+            }
+        }
+        Ok(())
+    }
+
+    /// The answers of a batch, and the questions for which a table was split of which that was not known.
+    fn gather<'b>(
+        &self,
+        batch: &Batch<'b>,
+        built: &Built,
+        mut answered: Answered,
+    ) -> (Exchanged, Vec<Again<'b>>) {
+        let mut done = Exchanged::default();
+        let mut again = Vec::new();
+        let mut known = self.known();
+        for (job, sources) in batch.jobs.iter().zip(&built.sources) {
+            let mut of_job = Vec::with_capacity(job.questions.len());
+            for (question, source) in job.questions.iter().zip(sources) {
+                let value = match source {
+                    Source::Nowhere => None,
+                    Source::Script { part } => {
+                        answered.get_mut(part).and_then(|(_, script)| script.next())
+                    }
+                    Source::Plain { part, from, tables } => {
+                        let answers = answered.get(part).and_then(|(all, _)| all.get(*from..));
+                        let answers = answers.unwrap_or_default();
+                        if let Ok(found) = known.found(question, tables, answers) {
+                            Some(found.map_or(Value::Nil, Value::BulkString))
+                        } else {
+                            again.push((done.answers.len(), of_job.len(), question, job.now_ms));
+                            None
+                        }
+                    }
+                };
+                of_job.push(answer(question, value, job.now_ms, &mut done.seen));
+            }
+            done.answers.push(of_job);
+        }
+        (done, again)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call of the script, by its hash or with its text.
+    fn script_call(
+        &self,
+        how: &str,
+        part: usize,
+        (node, number): (u64, u64),
+        operations: &[Operation],
+    ) -> Cmd {
+        let mut command = redis::cmd(how);
+        match how {
+            "EVALSHA" => command.arg(self.script.get_hash()),
+            _ => command.arg(SCRIPT),
+        };
+        command.arg(1).arg(self.names.of(part, "n")).arg(node).arg(number);
+        for operation in operations {
+            operation.push(&mut command);
+        }
+        command
     }
 
     /// Sends one command that is not of the script.
@@ -236,31 +352,12 @@ fn cell_records(kind: Kind, key: mpp_engine::question::Key, cell: &[u8], out: &m
 impl Remote for Server {
     fn exchange<'a>(&'a self, batch: &'a Batch<'a>) -> Waiting<'a, Exchanged> {
         Box::pin(async move {
-            let mut operations = Vec::new();
-            for job in batch.jobs {
-                let questions = job.questions.iter();
-                let questions = questions.filter_map(|it| Operation::question(&self.names, it));
-                operations.extend(questions.map(|it| (job.now_ms, it)));
-                let effects = job.effects.iter();
-                let effects =
-                    effects.filter_map(|it| Operation::effect(&self.names, job.now_ms, it));
-                operations.extend(effects.map(|it| (job.now_ms, it)));
-            }
-            operations.extend(batch.news.iter().map(|it| (0, Operation::news(&self.names, it))));
-            let answers = self.run((batch.node, batch.number), operations).await?;
-            let mut answers = answers.into_iter();
-            let mut done = Exchanged::default();
-            for job in batch.jobs {
-                let mut of_job = Vec::with_capacity(job.questions.len());
-                for question in &job.questions {
-                    let answer = match question {
-                        Question::Blocked { .. } => Answer::Unavailable,
-                        _ => answer(question, answers.next().flatten(), job.now_ms, &mut done.seen),
-                    };
-                    of_job.push(answer);
-                }
-                done.answers.push(of_job);
-            }
+            let built = self.known().build(&self.names, batch, self.link.is_cluster());
+            let numbered = (batch.node, batch.number);
+            let trips = built.trips.iter().map(|trip| self.trip(trip, numbered));
+            let answered: Answered = try_join_all(trips).await?.into_iter().collect();
+            let (mut done, again) = self.gather(batch, &built, answered);
+            self.ask_again(&again, &mut done).await?;
             Ok(done)
         })
     }
