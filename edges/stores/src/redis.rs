@@ -15,10 +15,11 @@ use mpp_hub::store::{Counts, StoreError};
 use redis::{Cmd, RedisError, Script, Value};
 
 use self::batch::{Built, Known, Source, Trip};
-use self::keys::{COMMON, Kind, Names, Operation, PARTS, read_block_field};
+use self::keys::{COMMON, Kind, Names, Operation, PARTS};
 use self::link::{Link, said};
+use self::values::{block_record, bytes, entry, list, news_record, number};
 use crate::part::decayed;
-use crate::record::{Bytes, Record, read_block_cell};
+use crate::record::Record;
 use crate::shared::cells::{held_moment, moment_record, read_history};
 use crate::shared::remote::{
     Batch, Connector, Cursor, Exchanged, Meta, News, Remote, Trouble, Waiting, Wanted,
@@ -29,6 +30,7 @@ use crate::transfer::Side;
 mod batch;
 mod keys;
 mod link;
+mod values;
 
 /// What the server runs.
 const SCRIPT: &str = include_str!("redis/store.lua");
@@ -331,12 +333,6 @@ fn is_dear(kind: Kind) -> bool {
     matches!(kind, Kind::Moment(shelf) if shared::is_dear_shelf(shelf))
 }
 
-fn block_record(field: &[u8], cell: &[u8]) -> Option<Record> {
-    let (kind, key) = read_block_field(field)?;
-    let (block, subject) = read_block_cell(cell)?;
-    Some(Record::Block { kind, key, block, subject })
-}
-
 /// What a cell says, as records for another store.
 fn cell_records(kind: Kind, key: mpp_engine::question::Key, cell: &[u8], out: &mut Vec<Record>) {
     match kind {
@@ -560,49 +556,5 @@ fn answer(
                 _ => Answer::Unavailable,
             }
         }
-    }
-}
-
-/// An entry of the log: its number, and its fields.
-fn entry(value: Value) -> Option<(String, Vec<Value>)> {
-    let mut parts = list(value).into_iter();
-    let id = String::from_utf8(bytes(parts.next()?)?).ok()?;
-    Some((id, list(parts.next()?)))
-}
-
-fn news_record(fields: &[Value]) -> Option<Record> {
-    let [Value::BulkString(name), Value::BulkString(text), ..] = fields else { return None };
-    match name.as_slice() {
-        b"b" => {
-            let (field, cell) = text.split_at_checked(9)?;
-            block_record(field, cell)
-        }
-        b"u" => read_block_field(text).map(|(kind, key)| Record::Unblock { kind, key }),
-        b"m" => Record::take(&mut Bytes(text)),
-        _ => None,
-    }
-}
-
-fn list(value: Value) -> Vec<Value> {
-    match value {
-        Value::Array(list) | Value::Set(list) => list,
-        Value::Map(pairs) => pairs.into_iter().flat_map(|(name, value)| [name, value]).collect(),
-        _ => Vec::new(),
-    }
-}
-
-fn bytes(value: Value) -> Option<Vec<u8>> {
-    match value {
-        Value::BulkString(bytes) => Some(bytes),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text.into_bytes()),
-        _ => None,
-    }
-}
-
-fn number(value: Value) -> Option<u64> {
-    match value {
-        Value::Int(number) => u64::try_from(number).ok(),
-        Value::BulkString(bytes) => std::str::from_utf8(&bytes).ok()?.parse().ok(),
-        _ => None,
     }
 }

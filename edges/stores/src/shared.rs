@@ -26,6 +26,7 @@ use crate::moments::class_of;
 use crate::record::Record;
 
 pub(crate) mod cells;
+mod courier;
 mod queue;
 pub(crate) mod remote;
 mod runner;
@@ -269,7 +270,7 @@ impl Store for SharedStore {
         drop(queue);
         self.line.wake.notify_one();
         Some(Box::pin(async move {
-            if let Ok(theirs) = theirs.await {
+            if let Some(theirs) = theirs.await {
                 self.merge(questions, theirs, answers);
             } else {
                 self.line.late.fetch_add(1, Ordering::Relaxed);

@@ -78,3 +78,23 @@ fn a_password_a_socket_and_a_wrong_password() {
     let said = other.refused();
     assert!(said.contains("shared store") && !said.contains("wr0ng"), "{said}");
 }
+
+#[test]
+fn the_account_that_the_document_shows_is_enough() {
+    let redis = Redis::start(&[]);
+    let document = include_str!("../../../../docs/shared-state.md");
+    let rule = document.lines().find(|line| line.starts_with("ACL SETUSER mpp on"));
+    let rule = rule.expect("the document shows an account").replace("PASSWORD", "s3cret");
+    let words: Vec<&str> = rule.split(' ').collect();
+    assert_eq!(redis.ask(&words).trim(), "OK");
+    let store = format!("{}user = \"mpp\"\npassword = \"file:word\"\n", at(&redis.place()));
+    let mut node = mpp_tests::real::daemon::Daemon::new(MPP, &address(), &settings(&store));
+    node.write("word", "s3cret\n");
+    node.launch();
+    assert!(!lets_through(&node, "192.0.2.1", "a@b.example"));
+    crate::prove(&node, "192.0.2.1", "a@b.example");
+    node.tell(&["blocks", "add", "client", "192.0.2.66", "--for", "1h"]);
+    let status = node.json(&["status"]);
+    assert_eq!(status.pointer("/store/health"), Some(&serde_json::json!("good")), "{status}");
+    assert_eq!(redis.ask(&["ACL", "LOG"]).trim(), "", "nothing was denied");
+}

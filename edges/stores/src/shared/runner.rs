@@ -13,6 +13,7 @@ use mpp_hub::store::{Store as _, StoreError};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
+use super::courier::Couriers;
 use super::queue::Waiting;
 use super::remote::{Batch, Connector, Cursor, Job, Meta, Remote, Trouble, Wanted};
 use super::{Line, Options, lock, open_copy};
@@ -250,13 +251,14 @@ impl Runner {
             Ok(done) => {
                 self.take_over_seen(&jobs, &done);
                 let mut answers = done.answers.into_iter();
+                let mut couriers = Couriers::default();
                 for waiting in &mut waiting {
                     let theirs = answers.next().unwrap_or_default();
                     if let Some(asker) = waiting.asker.take() {
-                        // Who asked may have gone.
-                        let _ = asker.send(theirs);
+                        asker.send(theirs, &mut couriers);
                     }
                 }
+                couriers.call();
                 let mut queue = lock(&self.line.queue);
                 for job in &jobs {
                     queue.close_blocks(job);
