@@ -134,6 +134,26 @@ fn a_node_that_starts_without_the_server_goes_on_with_its_copy() {
 }
 
 #[test]
+fn without_the_server_policies_say_what_becomes_of_strangers() {
+    let mut redis = Redis::start(&[]);
+    let store = format!("{}strangers = \"unavailable\"\n", at(&redis.place()));
+    let text = format!(
+        "{}[policy.careful]\nmatch = {{ recipient = \"eve@test.example\" }}\n\
+         unavailable = \"defer\"\n",
+        crate::settings(&store)
+    );
+    let node = Daemon::start(crate::MPP, &mpp_tests::real::address(), &text);
+    prove(&node, GOOD.0, GOOD.1);
+    redis.kill();
+    until("a node that is alone", || health(&node).starts_with("alone").then_some(()));
+    assert!(lets_through(&node, GOOD.0, GOOD.1), "the good sender does not wait");
+    assert!(lets_through(&node, &stranger(0, 0), "s@stranger.example"), "accept is the default");
+    let request = mpp_tests::real::policy::rcpt(&stranger(1, 0), "s@x.example", "eve@test.example");
+    let said = node.client().ask(&request);
+    assert!(said.starts_with("451 4.3.0"), "{said}");
+}
+
+#[test]
 fn sentinels_choose_another_master() {
     let mut servers = Watched::start();
     let list = servers.places().iter().map(|it| format!("{it:?}")).collect::<Vec<_>>().join(", ");

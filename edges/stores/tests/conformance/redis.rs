@@ -46,6 +46,7 @@ pub(crate) fn options() -> Options {
         copy: None,
         follows_clock: false,
         sweep_every: Duration::ZERO,
+        strangers_are_unavailable: false,
         seed: Some(SEED),
     }
 }
