@@ -104,6 +104,7 @@ pub struct Sql {
 /// Reads `[store]`.
 pub(crate) fn read(table: &mut Reader<'_>) -> Store {
     const KINDS: [(&str, u8); 3] = [("embedded", 0), ("redis", 1), ("sql", 2)];
+    const STRANGERS: [(&str, bool); 2] = [("wait", false), ("unavailable", true)];
     let kind = table.choice("kind", "embedded", &KINDS).unwrap_or(0);
     let server = match kind {
         0 => None,
@@ -114,7 +115,6 @@ pub(crate) fn read(table: &mut Reader<'_>) -> Store {
         None => Store::Embedded,
         Some(server) => {
             let deadline_ms = table.duration_ms("deadline", "250ms").max(10);
-            const STRANGERS: [(&str, bool); 2] = [("wait", false), ("unavailable", true)];
             let strangers = table.choice("strangers", "wait", &STRANGERS);
             let strangers_are_unavailable = strangers.unwrap_or(false);
             Store::Shared(Box::new(Shared { server, deadline_ms, strangers_are_unavailable }))

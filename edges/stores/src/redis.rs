@@ -40,6 +40,8 @@ const VERSION: u64 = 1;
 const NEWS_MAX: usize = 1_000;
 /// Tables that one call sweeps: a millisecond of the server's time.
 const SWEEP_TABLES: usize = 16;
+/// Tables that one piece of a sweep looks at.
+const SWEEP_PIECE: usize = 64;
 /// One node sweeps, as long as it goes on doing so.
 const LEASE_MS: u64 = 5_000;
 
@@ -450,62 +452,83 @@ impl Remote for Server {
                 }
                 self.ask(redis::cmd("PEXPIRE").arg(&lease).arg(LEASE_MS)).await?;
             }
-            let part = usize::try_from(from).unwrap_or(PARTS);
+            let (part, first) = (usize::try_from(from >> 32).unwrap_or(PARTS), from & 0xffff_ffff);
             if part >= PARTS {
                 return Ok((self.sweep_blocks(now_ms).await?, 0));
             }
-            let mut gone = 0;
-            for tables in self.tables(part).await?.chunks(SWEEP_TABLES) {
+            let mut tables = self.tables(part).await?;
+            // In an order that stays, so that the next piece goes on where this one ends.
+            tables.sort_unstable();
+            let first = usize::try_from(first).unwrap_or(usize::MAX);
+            let rest = tables.get(first..).unwrap_or_default();
+            let piece = rest.get(..SWEEP_PIECE).unwrap_or(rest);
+            let (mut gone, mut left) = (0, 0);
+            for tables in piece.chunks(SWEEP_TABLES) {
                 let operations = tables.iter().filter_map(|table| {
                     let kind = kind_of(&self.names, table)?;
                     Some((now_ms, Operation::sweep(part, table, kind)))
                 });
                 for answer in self.run((0, 0), operations.collect()).await?.into_iter().flatten() {
-                    gone += list(answer).into_iter().next().and_then(number).unwrap_or(0);
+                    let mut numbers = list(answer).into_iter().filter_map(number);
+                    gone += numbers.next().unwrap_or(0);
+                    // Tables that are empty leave, and those behind them come forward.
+                    left += usize::from(numbers.next() != Some(0));
                 }
             }
-            Ok((gone, from + 1))
+            let next = if rest.len() > SWEEP_PIECE {
+                (part as u64) << 32 | (first + left) as u64
+            } else {
+                (part as u64 + 1) << 32
+            };
+            Ok((gone, next))
         })
     }
 
-    fn counts(&self) -> Waiting<'_, Counts> {
+    fn counts(&self, from: u64) -> Waiting<'_, (Counts, Option<u64>)> {
         Box::pin(async move {
             let mut counts = Counts::default();
-            for part in 0..PARTS {
-                let answers =
-                    self.run((0, 0), vec![(0, Operation::count(&self.names, part))]).await?;
-                let sums = answers.into_iter().flatten().flat_map(list).collect::<Vec<_>>();
-                for pair in sums.chunks(2) {
-                    let [Value::BulkString(letter), Value::Int(sum)] = pair else { continue };
-                    let sum = u64::try_from(*sum).unwrap_or(0);
-                    match letter.first().copied().and_then(Kind::of) {
-                        Some(Kind::Moment(shelf)) => {
-                            if let Some(count) = counts.shelves.get_mut(shelf as usize) {
-                                *count += sum;
-                            }
+            let part = usize::try_from(from).unwrap_or(PARTS);
+            if part >= PARTS {
+                self.count_common(&mut counts).await?;
+                return Ok((counts, None));
+            }
+            let answers = self.run((0, 0), vec![(0, Operation::count(&self.names, part))]).await?;
+            let sums = answers.into_iter().flatten().flat_map(list).collect::<Vec<_>>();
+            for pair in sums.chunks(2) {
+                let [Value::BulkString(letter), Value::Int(sum)] = pair else { continue };
+                let sum = u64::try_from(*sum).unwrap_or(0);
+                match letter.first().copied().and_then(Kind::of) {
+                    Some(Kind::Moment(shelf)) => {
+                        if let Some(count) = counts.shelves.get_mut(shelf as usize) {
+                            *count += sum;
                         }
-                        Some(Kind::Count | Kind::Set) => counts.tallies += sum,
-                        Some(Kind::History) => counts.histories += sum,
-                        None => {}
                     }
+                    Some(Kind::Count | Kind::Set) => counts.tallies += sum,
+                    Some(Kind::History) => counts.histories += sum,
+                    None => {}
                 }
             }
-            let blocks = self.ask(redis::cmd("HLEN").arg(self.names.of(COMMON, "b"))).await?;
-            counts.blocks = number(blocks).unwrap_or(0);
-            if !self.link.is_cluster() {
-                // Not every account may ask for it.
-                let said = self.ask(redis::cmd("INFO").arg("memory")).await.ok().and_then(bytes);
-                let said = said.unwrap_or_default();
-                let said = String::from_utf8_lossy(&said);
-                let used = said.lines().find_map(|line| line.strip_prefix("used_memory:"));
-                counts.disk_bytes = used.and_then(|it| it.trim().parse().ok()).unwrap_or(0);
-            }
-            Ok(counts)
+            Ok((counts, Some(from + 1)))
         })
     }
 }
 
 impl Server {
+    /// What is not in the parts: blocks, and what the server says of its memory.
+    async fn count_common(&self, counts: &mut Counts) -> Result<(), Trouble> {
+        let blocks = self.ask(redis::cmd("HLEN").arg(self.names.of(COMMON, "b"))).await?;
+        counts.blocks = number(blocks).unwrap_or(0);
+        if !self.link.is_cluster() {
+            // Not every account may ask for it.
+            let said = self.ask(redis::cmd("INFO").arg("memory")).await.ok().and_then(bytes);
+            let said = said.unwrap_or_default();
+            let said = String::from_utf8_lossy(&said);
+            let used = said.lines().find_map(|line| line.strip_prefix("used_memory:"));
+            counts.disk_bytes = used.and_then(|it| it.trim().parse().ok()).unwrap_or(0);
+        }
+        Ok(())
+    }
+
     async fn sweep_blocks(&self, now_ms: u64) -> Result<u64, Trouble> {
         let (mut gone, mut cursor) = (0, 0);
         loop {

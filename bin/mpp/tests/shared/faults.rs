@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use mpp_tests::real::daemon::Daemon;
 use mpp_tests::real::redis::{Cluster, MASTER, Redis, Watched};
+use mpp_tests::real::small_disk::SmallDisk;
 use mpp_tests::real::until;
 use mpp_tests::real::wire::{Fault, Wire};
 
@@ -151,6 +152,29 @@ fn without_the_server_policies_say_what_becomes_of_strangers() {
     let request = mpp_tests::real::policy::rcpt(&stranger(1, 0), "s@x.example", "eve@test.example");
     let said = node.client().ask(&request);
     assert!(said.starts_with("451 4.3.0"), "{said}");
+}
+
+#[test]
+fn a_server_whose_disk_is_full() {
+    let folder = mpp_tests::real::folder();
+    let disk = SmallDisk::mount(&folder.path().join("disk"), "8m");
+    let place = folder.path().join("disk").display().to_string();
+    let redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always", "--dir", &place]);
+    let nodes = begin(&at(&redis.place()));
+    let filler = disk.fill();
+    // What it cannot write it does not take: with fsync at each write it would rather end.
+    holds(&nodes, 0);
+    until("nodes that are alone", || {
+        holds(&nodes, 1);
+        health(&nodes[0]).starts_with("alone").then_some(())
+    });
+    std::fs::remove_file(filler).unwrap();
+    let mut redis = redis;
+    if redis.ask(&["PING"]).is_empty() {
+        redis.launch();
+    }
+    nodes.iter().for_each(wait_for_store);
+    holds(&nodes, 2);
 }
 
 #[test]
