@@ -31,13 +31,18 @@ impl Redis {
     /// Starts an empty one with these options besides the usual. It keeps nothing over a restart
     /// unless an option says so.
     pub fn start(options: &[&str]) -> Self {
+        Self::start_at(&address(), options)
+    }
+
+    /// The same on an address that the test has chosen.
+    pub fn start_at(address: &str, options: &[&str]) -> Self {
         assert!(
             Path::new(SERVER).exists(),
             "{SERVER} is missing: install the Debian package redis-server \
              (scripts/install-test-deps)"
         );
         let options = options.iter().map(|&option| option.to_owned()).collect();
-        let (folder, address) = (folder(), address());
+        let (folder, address) = (folder(), address.to_owned());
         let mut server = Self { folder, address, options, process: Process::default() };
         server.launch();
         server
