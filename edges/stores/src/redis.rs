@@ -12,9 +12,9 @@ use futures_util::future::try_join_all;
 use mpp_config::store::Redis as Settings;
 use mpp_engine::question::{Answer, Counted, History, Question};
 use mpp_hub::store::{Counts, StoreError};
-use redis::{Cmd, RedisError, Script, Value};
+use redis::{Cmd, Pipeline, RedisError, Script, Value};
 
-use self::batch::{Built, Known, Source, Trip};
+use self::batch::{Known, Source, Trip};
 use self::keys::{COMMON, Kind, Names, Operation, PARTS};
 use self::link::{Link, said};
 use self::values::{block_record, bytes, entry, list, news_record, number};
@@ -165,16 +165,17 @@ impl Server {
     /// script's.
     async fn trip(
         &self,
-        trip: &Trip,
+        trip: Trip,
         numbered: (u64, u64),
     ) -> Result<(usize, (Vec<Value>, IntoIter<Value>)), Trouble> {
-        let mut commands = redis::pipe();
-        for command in trip.reads.iter().chain(&trip.inserts) {
-            commands.add_command(command.clone());
+        let Trip { part, reads, inserts, script, .. } = trip;
+        let plain = reads.len() + inserts.len();
+        let mut commands = Pipeline::with_capacity(plain + 1);
+        for command in reads.into_iter().chain(inserts) {
+            commands.add_command(command);
         }
-        let has_script = !trip.script.is_empty();
-        if has_script {
-            commands.add_command(self.script_call("EVALSHA", trip.part, numbered, &trip.script));
+        if !script.is_empty() {
+            commands.add_command(self.script_call("EVALSHA", part, numbered, &script));
         }
         let answers = self.link.clone().send_all(&commands).await;
         let mut answers = match answers {
@@ -182,19 +183,18 @@ impl Server {
             Err(error) if is_unknown_script(&error) => {
                 // Nothing of the script was done: the script is sent itself, and the rest again, which
                 // changes nothing that is not changed already.
-                let whole = self.script_call("EVAL", trip.part, numbered, &trip.script);
-                let mut commands = redis::pipe();
-                for command in trip.reads.iter().chain(&trip.inserts) {
-                    commands.add_command(command.clone());
+                let mut again = Pipeline::with_capacity(plain + 1);
+                for command in commands.cmd_iter().take(plain) {
+                    again.add_command(command.clone());
                 }
-                commands.add_command(whole);
-                self.link.clone().send_all(&commands).await.map_err(said)?
+                again.add_command(self.script_call("EVAL", part, numbered, &script));
+                self.link.clone().send_all(&again).await.map_err(said)?
             }
             Err(error) => return Err(said(error)),
         };
-        let of_script = if has_script { answers.pop() } else { None };
+        let of_script = if script.is_empty() { None } else { answers.pop() };
         let of_script = of_script.map(list).unwrap_or_default();
-        Ok((trip.part, (answers, of_script.into_iter())))
+        Ok((part, (answers, of_script.into_iter())))
     }
 
     /// Asks the script where plain commands did not find their way.
@@ -219,13 +219,13 @@ impl Server {
     fn gather<'b>(
         &self,
         batch: &Batch<'b>,
-        built: &Built,
+        sources: &[Vec<Source>],
         mut answered: Answered,
     ) -> (Exchanged, Vec<Again<'b>>) {
         let mut done = Exchanged::default();
         let mut again = Vec::new();
         let mut known = self.known();
-        for (job, sources) in batch.jobs.iter().zip(&built.sources) {
+        for (job, sources) in batch.jobs.iter().zip(sources) {
             let mut of_job = Vec::with_capacity(job.questions.len());
             for (question, source) in job.questions.iter().zip(sources) {
                 let value = match source {
@@ -263,7 +263,9 @@ impl Server {
         (node, number): (u64, u64),
         operations: &[Operation],
     ) -> Cmd {
-        let mut command = redis::cmd(how);
+        let bytes = operations.len() * 64;
+        let mut command = Cmd::with_capacity(operations.len() * 5, bytes);
+        command.arg(how);
         match how {
             "EVALSHA" => command.arg(self.script.get_hash()),
             _ => command.arg(SCRIPT),
@@ -352,9 +354,9 @@ impl Remote for Server {
         Box::pin(async move {
             let built = self.known().build(&self.names, batch, self.link.is_cluster());
             let numbered = (batch.node, batch.number);
-            let trips = built.trips.iter().map(|trip| self.trip(trip, numbered));
+            let trips = built.trips.into_iter().map(|trip| self.trip(trip, numbered));
             let answered: Answered = try_join_all(trips).await?.into_iter().collect();
-            let (mut done, again) = self.gather(batch, &built, answered);
+            let (mut done, again) = self.gather(batch, &built.sources, answered);
             self.ask_again(&again, &mut done).await?;
             Ok(done)
         })

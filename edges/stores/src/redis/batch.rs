@@ -183,8 +183,8 @@ impl Known {
         let tables = self.chain(root, &field);
         let wants_room = kind == Kind::Moment(Shelf::Greylisted);
         for table in &tables {
-            let mut read = redis::cmd("HMGET");
-            read.arg(table).arg(field.as_slice()).arg("+");
+            let mut read = Cmd::with_capacity(5, 48);
+            read.arg("HMGET").arg(table).arg(field.as_slice()).arg("+");
             if wants_room {
                 read.arg("!");
             }
@@ -226,8 +226,8 @@ impl Known {
         }
         table.entries += 1;
         let moment = mpp_engine::question::Moment { at_ms: now_ms, tries: (*mark).min(15) };
-        let mut insert = redis::cmd("HSETNX");
-        insert.arg(leaf).arg(field).arg(write_moment(moment, class));
+        let mut insert = Cmd::with_capacity(4, 48);
+        insert.arg("HSETNX").arg(leaf).arg(field).arg(write_moment(moment, class));
         built.trip(if is_cluster { part } else { COMMON }).inserts.push(insert);
         true
     }

@@ -85,11 +85,18 @@ impl Names {
     /// The part of a key, its table, and its field there.
     pub(super) fn place(&self, kind: Kind, key: Key) -> (usize, String, Vec<u8>) {
         let root = key.0 >> (64 - PART_BITS - ROOT_BITS) & ((1 << ROOT_BITS) - 1);
-        let name = format!("{}{root:02x}", char::from(kind.letter()));
+        let part = part_of(key);
+        // As `of` writes it, without going by way of a formatter: it is done for every question.
+        let mut table = String::with_capacity(self.prefix.len() + 8);
+        table.push_str(&self.prefix);
+        table.push('{');
+        push_hex(part as u64, &mut table);
+        table.push('}');
+        table.push(char::from(kind.letter()));
+        push_hex(root, &mut table);
         let bytes = (key.0 << (PART_BITS + ROOT_BITS)).to_be_bytes();
         let field = bytes.get(..kind.field_bytes()).unwrap_or_default().to_vec();
-        let part = part_of(key);
-        (part, self.of(part, &name), field)
+        (part, table, field)
     }
 
     /// The key of a field in a table, as far as it is known, and what kind it is.
@@ -107,6 +114,14 @@ impl Names {
         let known = u64::from_be_bytes(bytes) >> (PART_BITS + ROOT_BITS);
         let key = part << (64 - PART_BITS) | root << (64 - PART_BITS - ROOT_BITS) | known;
         Some((kind, Key(key)))
+    }
+}
+
+/// Appends two hexadecimal digits.
+fn push_hex(number: u64, out: &mut String) {
+    for digit in [number >> 4 & 15, number & 15] {
+        let digit = u32::try_from(digit).unwrap_or(0);
+        out.push(char::from_digit(digit, 16).unwrap_or('0'));
     }
 }
 
@@ -343,6 +358,8 @@ mod tests {
             for kind in [Kind::Count, Kind::Set, Kind::History] {
                 let (_, table, field) = names.place(kind, key);
                 assert_eq!(names.key_of(table.as_bytes(), &field), Some((kind, key)));
+                let root = format!("{}{}", char::from(kind.letter()), &table[table.len() - 2..]);
+                assert_eq!(table, names.of(part_of(key), &root));
             }
             for shelf in Shelf::ALL {
                 let (kind, key) = (Kind::Moment(shelf), moment_key(shelf, key));
