@@ -44,6 +44,7 @@ pub enum Unreadable {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Btree {
     page_bytes: u32,
+    last_page: u32,
     is_swapped: bool,
 }
 
@@ -105,7 +106,10 @@ impl Btree {
         let [least, most] = PAGE_BYTES;
         let is_page = page_bytes.is_power_of_two() && (least..=most).contains(&page_bytes);
         match head.get(24..27) {
-            Some(&[0, META, 0]) if is_page => Ok(Self { page_bytes, is_swapped }),
+            Some(&[0, META, 0]) if is_page => {
+                let last_page = number(is_swapped, 32)?;
+                Ok(Self { page_bytes, last_page, is_swapped })
+            }
             Some(&[_, META, _]) if is_page => Err(Unreadable::Guarded),
             _ => Err(Unreadable::Other),
         }
@@ -114,6 +118,11 @@ impl Btree {
     /// How long each page is.
     pub fn page_bytes(self) -> usize {
         self.page_bytes as usize
+    }
+
+    /// The number of the last page, by what the head says; the first is 0.
+    pub fn last_page(self) -> u32 {
+        self.last_page
     }
 
     /// What a page holds. It must be as long as a page, and know its own number.
@@ -283,7 +292,7 @@ mod tests {
         assert_eq!(changed(20, 1), Err(Unreadable::Other), "pages of 513 bytes");
         assert_eq!(changed(24, 1), Err(Unreadable::Guarded));
         assert_eq!(changed(26, 1), Err(Unreadable::Guarded));
-        for end in 0..27 {
+        for end in 0..36 {
             assert_eq!(Btree::parse(&head(false)[..end]), Err(Unreadable::Other), "{end} bytes");
         }
     }

@@ -53,7 +53,7 @@ struct Greylist {
 }
 
 /// No window is shorter, in milliseconds: servers there are that come back once a day.
-const WINDOW_LEAST_MS: u64 = 86_400_000;
+pub const WINDOW_LEAST_MS: u64 = 86_400_000;
 
 fn read_window(table: &mut Reader<'_>) -> u64 {
     let window_ms = table.duration_ms("window", "2d");
