@@ -1,5 +1,6 @@
 //! The files of a postgrey.
 
+use std::cell::Cell;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -101,6 +102,13 @@ fn tree(
     let pages = u32::try_from(length / bytes).unwrap_or(u32::MAX);
     let is_cut = length % bytes != 0 || tree.last_page() >= pages;
     let (mut damaged, mut broken) = (0_u64, 0_u64);
+    // A page of a long key or value belongs to that alone: more of them than there are pages are made
+    // up, and would take for ever.
+    let left = Cell::new(pages);
+    let more = |number: u32| {
+        left.set(left.get().checked_sub(1)?);
+        page_at(number)
+    };
     for number in 1..pages {
         let Some(page) = page_at(number) else {
             damaged += 1;
@@ -115,9 +123,9 @@ fn tree(
             }
         };
         for pair in leaf {
-            let whole = pair.ok().and_then(|(key, value)| {
-                Some((tree.whole(key, page_at)?, tree.whole(value, page_at)?))
-            });
+            let whole = pair
+                .ok()
+                .and_then(|(key, value)| Some((tree.whole(key, more)?, tree.whole(value, more)?)));
             match whole {
                 Some((key, value)) => gathered.take(line(&key, &value)),
                 None => broken += 1,
