@@ -127,21 +127,27 @@ impl Postgrey {
     }
 }
 
+/// sqlgrey's word for nothing there.
+const NOTHING: &str = "-undef-";
+
 /// A row of sqlgrey's `connect`: sender, its domain, source, recipient, when.
 ///
 /// # Errors
 /// It cannot be used.
 pub fn sqlgrey_connect(row: &[Option<String>]) -> Result<Known, Useless> {
     let [local, domain, source, recipient, first] = row else { return Err(Useless::Form) };
-    let [local, domain] = [text(local)?, text(domain)?];
-    // Its word for nothing there.
-    const NOTHING: &str = "-undef-";
+    let [local, domain] = [text(local.as_deref())?, text(domain.as_deref())?];
     let sender = match (local, domain) {
         (NOTHING, NOTHING) => String::new(),
         (local, NOTHING) => local.to_owned(),
         (local, domain) => format!("{local}@{domain}"),
     };
-    first_try(sqlgrey_origin(text(source)?)?, &sender, text(recipient)?, seconds_of(first)?)
+    first_try(
+        sqlgrey_origin(text(source.as_deref())?)?,
+        &sender,
+        text(recipient.as_deref())?,
+        seconds(first.as_deref())?,
+    )
 }
 
 /// A row of sqlgrey's `from_awl` or `domain_awl`: source, when last seen.
@@ -150,7 +156,10 @@ pub fn sqlgrey_connect(row: &[Option<String>]) -> Result<Known, Useless> {
 /// It cannot be used.
 pub fn sqlgrey_awl(row: &[Option<String>]) -> Result<Known, Useless> {
     let [source, last] = row else { return Err(Useless::Form) };
-    Ok(Known::Passed { origin: sqlgrey_origin(text(source)?)?, at_s: seconds_of(last)? })
+    Ok(Known::Passed {
+        origin: sqlgrey_origin(text(source.as_deref())?)?,
+        at_s: seconds(last.as_deref())?,
+    })
 }
 
 /// `192.0.2` and four groups of an IPv6 address are networks.
@@ -174,11 +183,16 @@ fn sqlgrey_origin(text: &str) -> Result<Origin, Useless> {
 /// It cannot be used.
 pub fn policyd_triplet(row: &[Option<String>]) -> Result<Known, Useless> {
     let [host, sender, recipient, first, last, passed] = row else { return Err(Useless::Form) };
-    let origin = policyd_origin(text(host)?)?;
-    if seconds_of(passed)? > 0 {
-        return Ok(Known::Passed { origin, at_s: seconds_of(last)? });
+    let origin = policyd_origin(text(host.as_deref())?)?;
+    if seconds(passed.as_deref())? > 0 {
+        return Ok(Known::Passed { origin, at_s: seconds(last.as_deref())? });
     }
-    first_try(origin, text(sender)?, text(recipient)?, seconds_of(first)?)
+    first_try(
+        origin,
+        text(sender.as_deref())?,
+        text(recipient.as_deref())?,
+        seconds(first.as_deref())?,
+    )
 }
 
 /// A row of policyd's `whitelist` that it made by itself: whom, and when it was read, since when the
@@ -188,9 +202,9 @@ pub fn policyd_triplet(row: &[Option<String>]) -> Result<Known, Useless> {
 /// It cannot be used.
 pub fn policyd_whitelist(row: &[Option<String>]) -> Result<Known, Useless> {
     let [whom, now] = row else { return Err(Useless::Form) };
-    let whom = text(whom)?;
+    let whom = text(whom.as_deref())?;
     let origin = policyd_origin(whom.strip_suffix(".%").unwrap_or(whom))?;
-    Ok(Known::Passed { origin, at_s: seconds_of(now)? })
+    Ok(Known::Passed { origin, at_s: seconds(now.as_deref())? })
 }
 
 fn policyd_origin(text: &str) -> Result<Origin, Useless> {
@@ -204,11 +218,16 @@ fn policyd_origin(text: &str) -> Result<Origin, Useless> {
 /// It cannot be used.
 pub fn cluebringer_tracking(row: &[Option<String>]) -> Result<Known, Useless> {
     let [key, sender, recipient, first, last, passed] = row else { return Err(Useless::Form) };
-    let origin = cluebringer_origin(text(key)?)?;
-    if seconds_of(passed)? > 0 {
-        return Ok(Known::Passed { origin, at_s: seconds_of(last)? });
+    let origin = cluebringer_origin(text(key.as_deref())?)?;
+    if seconds(passed.as_deref())? > 0 {
+        return Ok(Known::Passed { origin, at_s: seconds(last.as_deref())? });
     }
-    first_try(origin, text(sender)?, text(recipient)?, seconds_of(first)?)
+    first_try(
+        origin,
+        text(sender.as_deref())?,
+        text(recipient.as_deref())?,
+        seconds(first.as_deref())?,
+    )
 }
 
 /// A row of cluebringer's `greylisting_autowhitelist`: track key, when last seen.
@@ -217,7 +236,10 @@ pub fn cluebringer_tracking(row: &[Option<String>]) -> Result<Known, Useless> {
 /// It cannot be used.
 pub fn cluebringer_awl(row: &[Option<String>]) -> Result<Known, Useless> {
     let [key, last] = row else { return Err(Useless::Form) };
-    Ok(Known::Passed { origin: cluebringer_origin(text(key)?)?, at_s: seconds_of(last)? })
+    Ok(Known::Passed {
+        origin: cluebringer_origin(text(key.as_deref())?)?,
+        at_s: seconds(last.as_deref())?,
+    })
 }
 
 /// `SenderIP:192.0.2.0/24`.
@@ -290,12 +312,8 @@ fn is_hash(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-fn text(cell: &Option<String>) -> Result<&str, Useless> {
-    cell.as_deref().ok_or(Useless::Form)
-}
-
-fn seconds_of(cell: &Option<String>) -> Result<u64, Useless> {
-    seconds(cell.as_deref())
+fn text(cell: Option<&str>) -> Result<&str, Useless> {
+    cell.ok_or(Useless::Form)
 }
 
 /// A number that may have a fraction.
@@ -325,8 +343,8 @@ mod tests {
         first_try(origin, sender, recipient, at_s)
     }
 
-    fn passed(origin: Origin, at_s: u64) -> Result<Known, Useless> {
-        Ok(Known::Passed { origin, at_s })
+    fn passed(origin: Origin, at_s: u64) -> Known {
+        Known::Passed { origin, at_s }
     }
 
     #[test]
@@ -335,11 +353,11 @@ mod tests {
         let read = |key: &str, value: &str| postgrey.triplet(key.as_bytes(), value.as_bytes());
         let known = tried(net("192.0.2.0/24"), "a@x.example", "b@y.example", 100);
         assert_eq!(read("192.0.2.0/a@x.example/b@y.example", "100,399"), known);
-        let came = passed(net("192.0.2.0/24"), 400);
+        let came = Ok(passed(net("192.0.2.0/24"), 400));
         assert_eq!(read("192.0.2.0/a@x.example/b@y.example", "100,400"), came);
-        let came = passed(net("2001:db8:0:1::/64"), 900);
+        let came = Ok(passed(net("2001:db8:0:1::/64"), 900));
         assert_eq!(read("2001:db8:0:1:0:0:0:0/a@x.example/b@y.example", "1,900,x"), came);
-        assert_eq!(read("192.0.2.7//b@y.example", "1,900"), passed(host("192.0.2.7"), 900));
+        assert_eq!(read("192.0.2.7//b@y.example", "1,900"), Ok(passed(host("192.0.2.7"), 900)));
         for (key, sender, recipient) in [
             ("10.0.0.0//b@y.example", "", "b@y.example"),
             ("10.0.0.0/a/c@x.example/b/d@y.example", "a/c@x.example", "b/d@y.example"),
@@ -363,10 +381,10 @@ mod tests {
         }
         let wide = Postgrey { v4_length: 27, ..postgrey };
         let known = wide.triplet(b"192.0.2.32/a@x.example/b@y.example", b"1,2000");
-        assert_eq!(known, passed(net("192.0.2.32/27"), 2000));
+        assert_eq!(known, Ok(passed(net("192.0.2.32/27"), 2000)));
         assert_eq!(
             Postgrey::client(b"2001:DB8:0:0:0:0:0:25", b"1,7"),
-            passed(host("2001:db8::25"), 7)
+            Ok(passed(host("2001:db8::25"), 7))
         );
         assert_eq!(Postgrey::client(b"192.0.2.7", b"0,7"), Err(Useless::Form));
         assert_eq!(Postgrey::client(hash.as_bytes(), b"5,7"), Err(Useless::Hashed));
@@ -384,7 +402,7 @@ mod tests {
         let known = connect("root", "-undef-", "2001:0db8:0000:0001");
         assert_eq!(known, wanted(net("2001:db8:0:1::/64"), "root"));
         let known = sqlgrey_awl(&row(&["2001:0db8:0000:0001:0000:0000:0000:0025", "7"]));
-        assert_eq!(known, passed(host("2001:db8:0:1::25"), 7));
+        assert_eq!(known, Ok(passed(host("2001:db8:0:1::25"), 7)));
         assert_eq!(sqlgrey_awl(&row(&["mx.example", "7"])), Err(Useless::Origin));
         assert_eq!(sqlgrey_awl(&[Some("192.0.2".into()), None]), Err(Useless::Form));
     }
@@ -395,19 +413,22 @@ mod tests {
             policyd_triplet(&row(&["192.0.2", "a@x.example", "b@y.example", "5", "9", passed]))
         };
         assert_eq!(triplet("0"), tried(net("192.0.2.0/24"), "a@x.example", "b@y.example", 5));
-        assert_eq!(triplet("3"), passed(net("192.0.2.0/24"), 9));
-        assert_eq!(policyd_whitelist(&row(&["192.0.2.%", "7"])), passed(net("192.0.2.0/24"), 7));
-        assert_eq!(policyd_whitelist(&row(&["192.0.2.9", "7"])), passed(host("192.0.2.9"), 7));
+        assert_eq!(triplet("3"), Ok(passed(net("192.0.2.0/24"), 9)));
+        assert_eq!(
+            policyd_whitelist(&row(&["192.0.2.%", "7"])),
+            Ok(passed(net("192.0.2.0/24"), 7))
+        );
+        assert_eq!(policyd_whitelist(&row(&["192.0.2.9", "7"])), Ok(passed(host("192.0.2.9"), 7)));
         assert_eq!(policyd_whitelist(&row(&["%", "7"])), Err(Useless::Origin));
         let tracking = |key: &str, passed: &str| {
             cluebringer_tracking(&row(&[key, "", "b@y.example", "5", "9", passed]))
         };
         let known = tracking("SenderIP:192.0.2.0/24", "0");
         assert_eq!(known, tried(net("192.0.2.0/24"), "", "b@y.example", 5));
-        assert_eq!(tracking("SenderIP:192.0.2.7/32", "1"), passed(host("192.0.2.7"), 9));
+        assert_eq!(tracking("SenderIP:192.0.2.7/32", "1"), Ok(passed(host("192.0.2.7"), 9)));
         assert_eq!(tracking("Sender:@x.example", "1"), Err(Useless::Origin));
         let known = cluebringer_awl(&row(&["SenderIP:2001:db8::/64", "9"]));
-        assert_eq!(known, passed(net("2001:db8::/64"), 9));
+        assert_eq!(known, Ok(passed(net("2001:db8::/64"), 9)));
     }
 
     proptest::proptest! {

@@ -63,7 +63,7 @@ pub enum Item<'p> {
 }
 
 /// What a page is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Page<'p> {
     /// Keys with values.
     Leaf(Leaf<'p>),
@@ -74,7 +74,7 @@ pub enum Page<'p> {
 }
 
 /// The pairs of a leaf, in order.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Leaf<'p> {
     bytes: &'p [u8],
     is_swapped: bool,
@@ -254,17 +254,21 @@ mod tests {
         page
     }
 
+    fn short(number: usize) -> [u8; 2] {
+        u16::try_from(number).unwrap().to_le_bytes()
+    }
+
     /// A leaf of these items: what is deleted begins with `!`.
     fn leaf(number: u32, items: &[&[u8]]) -> Vec<u8> {
         let mut page = page(number, LEAF);
-        page[20] = items.len() as u8;
+        page[20..22].copy_from_slice(&short(items.len()));
         let mut at = PAGE;
         for (place, item) in items.iter().enumerate() {
             at -= item.len() + 3;
-            page[at..at + 2].copy_from_slice(&(item.len() as u16).to_le_bytes());
+            page[at..at + 2].copy_from_slice(&short(item.len()));
             page[at + 2] = if item.first() == Some(&b'!') { IN_PAGE | DELETED } else { IN_PAGE };
             page[at + 3..at + 3 + item.len()].copy_from_slice(item);
-            page[26 + place * 2..28 + place * 2].copy_from_slice(&(at as u16).to_le_bytes());
+            page[26 + place * 2..28 + place * 2].copy_from_slice(&short(at));
         }
         page
     }
@@ -324,7 +328,7 @@ mod tests {
         let overflow = |number: u32, next: u32, text: &[u8]| {
             let mut page = page(number, OVERFLOW);
             page[16..20].copy_from_slice(&next.to_le_bytes());
-            page[22..24].copy_from_slice(&(text.len() as u16).to_le_bytes());
+            page[22..24].copy_from_slice(&short(text.len()));
             page[26..26 + text.len()].copy_from_slice(text);
             page
         };
@@ -335,7 +339,7 @@ mod tests {
         };
         assert_eq!(read(500), Some([[b'x'; 400].as_slice(), &[b'y'; 100]].concat()));
         assert_eq!(read(450), None, "more than it says");
-        assert_eq!(read(ITEM_BYTES_MAX as u32 + 1), None, "too long");
+        assert_eq!(read(65_537), None, "too long");
         let mut steps = 0;
         let item = Item::Elsewhere { page: 1, bytes: 60_000 };
         let round = tree.whole(item, |number| {

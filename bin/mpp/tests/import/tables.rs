@@ -1,10 +1,12 @@
 //! Tables of policyd and cluebringer in MariaDB, and sqlgrey's in MariaDB and PostgreSQL, by the schemas
 //! that these programs publish.
 
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mpp_tests::real::address;
 use mpp_tests::real::daemon::Daemon;
+use mpp_tests::real::greylists::{Greylist, Kind};
 use mpp_tests::real::mariadb::MariaDb;
 use mpp_tests::real::postgres::Postgres;
 
@@ -149,4 +151,41 @@ fn sqlgrey_is_taken_over_from_mariadb_and_postgresql_in_any_time_zone() {
     let (new, done) = import("sqlgrey", &format!("postgres://mpp@{}/sqlgrey", db.address()));
     assert_eq!((number(&done, "/proven/new"), number(&done, "/first_tries/new")), (2, 1), "{done}");
     holds(&new);
+}
+
+/// The commands of the document, as they stand there but for names of the reader's own machine.
+#[test]
+fn the_examples_of_the_document_work() {
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/moving.md");
+    let document = std::fs::read_to_string(document).unwrap();
+    let db = MariaDb::start(&[]);
+    db.run("CREATE USER mpp@'%' IDENTIFIED BY 'only reads'; GRANT SELECT ON *.* TO mpp@'%';");
+    for (name, tables) in [("policyd", POLICYD), ("cluebringer", CLUEBRINGER), ("sqlgrey", SQLGREY)]
+    {
+        db.run(&format!("CREATE DATABASE {name}; USE {name}; {tables}"));
+    }
+    let mut postgrey = Greylist::start(Kind::Postgrey(&[]), &address());
+    let mut sqlgrey = Greylist::start(Kind::Sqlgrey, &address());
+    for greylist in [&mut postgrey, &mut sqlgrey] {
+        greylist.ask(&mail("192.0.2.77", "mx.first.example", "f@first.example"));
+        greylist.stop();
+    }
+    let settings = document.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    let new = Daemon::start(MPP, &address(), settings.unwrap());
+    new.write("password", "only reads\n");
+    let at = |name: &str| new.folder().join(name).display().to_string();
+    let mut seen = 0;
+    for line in document.lines().filter_map(|line| line.trim().strip_prefix("$ mpp ")) {
+        let line = line
+            .replace("/etc/mpp/mpp.toml", &at("mpp.toml"))
+            .replace("/etc/mpp/db.password", &at("password"))
+            .replace("/var/lib/postgrey", &postgrey.directory().display().to_string())
+            .replace("sqlite:/var/lib/sqlgrey/sqlgrey.db", &sqlgrey.database())
+            .replace("db.example.org", db.address());
+        let output = Command::new(MPP).args(line.split_whitespace()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "mpp {line}: {said}");
+        seen += 1;
+    }
+    assert_eq!(seen, 7, "where are the examples?");
 }

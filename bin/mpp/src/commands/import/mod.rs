@@ -177,7 +177,7 @@ impl Target {
 /// How long things are remembered, and whether decisions ask for what is imported.
 struct Memory {
     window_ms: u64,
-    memory_ms: u64,
+    proven_ms: u64,
     is_asked: bool,
 }
 
@@ -195,7 +195,7 @@ impl Memory {
         };
         Self {
             window_ms: longest("window").max(mpp_engine::checks::greylist::WINDOW_LEAST_MS),
-            memory_ms: longest("memory"),
+            proven_ms: longest("memory"),
             is_asked: all("imported").iter().any(|value| value == "true"),
         }
     }
@@ -246,7 +246,7 @@ impl<'c> Gathered<'c> {
         };
         let (at_s, length_ms, is_try) = match &known {
             Known::FirstTry { at_s, .. } => (*at_s, self.memory.window_ms, true),
-            Known::Passed { at_s, .. } => (*at_s, self.memory.memory_ms, false),
+            Known::Passed { at_s, .. } => (*at_s, self.memory.proven_ms, false),
         };
         // A clock that was ahead: it was not later than now.
         let at_ms = at_s.saturating_mul(1000).min(self.now_ms);
@@ -284,7 +284,7 @@ impl<'c> Gathered<'c> {
     fn write(&self, target: &mut Target, seed: u64, shelf: Shelf) -> Result<u64, Failure> {
         let keep_ms = match shelf {
             Shelf::Greylisted => self.memory.window_ms,
-            _ => self.memory.memory_ms,
+            _ => self.memory.proven_ms,
         };
         let (mut new, mut records, mut written) = (0, Records::default(), 0_u64);
         let mut rest = self.on(shelf).peekable();
