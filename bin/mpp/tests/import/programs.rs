@@ -157,3 +157,37 @@ fn who_passed_at_sqlgrey_passes_at_mpp_at_once_by_a_shared_store_as_well() {
         );
     }
 }
+
+#[test]
+fn the_daemon_takes_nothing_else_and_from_no_other_store() {
+    let new = Daemon::start(MPP, &address(), &settings(""));
+    let socket = new.folder().join("state/admin.sock");
+    let ask = |seed: &str, records: &str| {
+        let request = serde_json::json!({
+            "command": "store-import", "seed": seed, "records": records,
+        });
+        mpp_admin::ask(&socket, &request).map_err(|error| format!("{error:?}"))
+    };
+    let page = serde_json::json!({ "command": "store-page", "from": u64::MAX });
+    let page = mpp_admin::ask(&socket, &page).unwrap();
+    let seed = page["seed"].as_str().unwrap();
+    // Tag and shelf, key, time, class, tries; shelf 1 is that of the proven.
+    let moment = |tag: &str| format!("{tag}0102030405060708{}c800", "00f0ef3ca201");
+    assert_eq!(ask(seed, &moment("11")).unwrap()["new"], 1);
+    assert_eq!(ask(seed, &moment("11")).unwrap()["new"], 0, "it is known");
+    assert!(ask("1", &moment("01")).unwrap_err().contains("another store"));
+    for (what, records) in [
+        ("a correspondent", moment("21")),
+        ("what directories said", moment("41")),
+        ("forgetting", "120102030405060708".to_owned()),
+        ("an unblocking", "04000102030405060708".to_owned()),
+        ("half a record", moment("11")[..20].to_owned()),
+        ("no hexadecimal", "zz".to_owned()),
+    ] {
+        assert!(ask(seed, &records).is_err(), "{what}");
+    }
+    assert_eq!(number(&new.json(&["status"]), "/store/proven"), 1);
+    // More than a request holds is no request.
+    assert!(ask(seed, &moment("11").repeat(3000)).is_err());
+    assert!(new.runs());
+}
