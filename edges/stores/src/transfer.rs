@@ -272,3 +272,37 @@ fn within<T>(
 fn at(place: &str, why: &Trouble) -> StoreError {
     StoreError::Unusable(format!("{place}: {why}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_better_is_left() {
+        const DAY_MS: u64 = 86_400_000;
+        let store = EmbeddedStore::in_memory(1);
+        let (tried, proven) = ((Shelf::Greylisted, Key(7 << 40)), (Shelf::Proven, Key(9 << 40)));
+        let import = |tried_ms, proven_ms| {
+            let mut records = Records::default();
+            records.push_moment(tried, tried_ms, 2 * DAY_MS);
+            records.push_moment(proven, proven_ms, 35 * DAY_MS);
+            store.import(&records.to_bytes(), 9_000).unwrap()
+        };
+        let known = |(shelf, key), now_ms| {
+            let mut answers = Vec::new();
+            assert!(store.ask(now_ms, &[Question::Since { shelf, key }], &mut answers).is_none());
+            match answers.first() {
+                Some(Answer::Since(moment)) => moment.map(|moment| moment.at_ms),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(import(5_000, 5_000), 2);
+        assert_eq!(import(6_000, 4_000), 0, "a later first try, an earlier last time");
+        assert_eq!((known(tried, 9_000), known(proven, 9_000)), (Some(5_000), Some(5_000)));
+        assert_eq!(import(4_000, 6_000), 2);
+        assert_eq!((known(tried, 9_000), known(proven, 9_000)), (Some(4_000), Some(6_000)));
+        assert_eq!(known(tried, 3 * DAY_MS), None, "it ends as others do");
+        assert!(known(proven, 34 * DAY_MS).is_some());
+        assert!(store.import(b"something else", 9_000).is_err());
+    }
+}
