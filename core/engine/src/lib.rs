@@ -14,6 +14,7 @@ pub mod decide;
 pub mod directory;
 pub mod edits;
 pub mod facts;
+pub mod foreign;
 pub mod identity;
 pub mod network;
 pub mod policy;

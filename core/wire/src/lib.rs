@@ -9,6 +9,7 @@
 //! assert_eq!(request.sender, b"a@b.example");
 //! ```
 
+pub mod btree;
 pub mod clamd;
 pub mod http;
 pub mod ldap;

@@ -81,6 +81,7 @@ pub(crate) async fn answer(
         "greylist-show" => Ok(hub.greylist(&asked(request)?).await),
         "greylist-forget" => Ok(json!(hub.forget(&asked(request)?))),
         "store-page" => Ok(store_page(hub, request)),
+        "store-import" => store_import(hub, request),
         name if name.starts_with("quarantine-") => control.quarantine(request).await,
         other => Err(format!("unknown command `{other}`")),
     }
@@ -99,6 +100,23 @@ fn store_page(hub: &Hub, request: &Value) -> Value {
         let _ = write!(text, "{byte:02x}");
     }
     json!({ "seed": seed, "records": text, "next": from + 1 })
+}
+
+/// Takes in records of another greylist, for `mpp store import`. A request bounds how many they are.
+fn store_import(hub: &Hub, request: &Value) -> Result<Value, String> {
+    let text = request.get("records").and_then(Value::as_str).unwrap_or_default();
+    let bytes = bytes_of(text).ok_or("records are hexadecimal")?;
+    let seed = request.get("seed").and_then(Value::as_str).unwrap_or_default();
+    if seed != hub.store().seed().to_string() {
+        return Err("these records were made with the secret of another store".to_owned());
+    }
+    let new = hub.store().import(&bytes, hub.now_ms()).map_err(|error| error.to_string())?;
+    Ok(json!({ "new": new }))
+}
+
+fn bytes_of(hex: &str) -> Option<Vec<u8>> {
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    hex.as_bytes().chunks(2).map(byte).collect()
 }
 
 /// Whether a block of an identity would ever be looked at. One that would not must not be taken: who

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use mpp_config::directory::{Directory as Configured, Settings};
 use mpp_hub::directory::Directory;
 
+pub use self::sql::Tables;
+
 /// The directory of these settings. It connects when it is first asked, and needs a runtime of
 /// tokio then.
 pub fn open(configured: &Configured) -> Arc<dyn Directory> {

@@ -6,7 +6,10 @@
 
 mod connection;
 mod server;
+mod tables;
 mod trouble;
+
+pub use self::tables::Tables;
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};

@@ -1,11 +1,11 @@
 //! Judging without consequences, for `mpp ask`: nothing is counted, remembered or logged.
 
-use mpp_engine::checks::greylist;
+use mpp_engine::checks::greylist::{self, ByAddress};
 use mpp_engine::decide::identity_key;
 use mpp_engine::facts::Direction;
 use mpp_engine::identity::parse_subject;
 use mpp_engine::question::{
-    Answer, BlockReason, Effect, IdentityKind, Key, NewBlock, Question, Shelf, Subject,
+    Answer, BlockReason, Effect, IdentityKind, Key, Moment, NewBlock, Question, Shelf, Subject,
 };
 use serde_json::{Value, json};
 
@@ -223,42 +223,60 @@ impl Hub {
     /// What is remembered of a triplet and of its client, as JSON.
     pub async fn greylist(&self, asked: &Asked<'_>) -> Value {
         let now_ms = self.now_ms();
-        let [triplet, prover] = self.greylist_keys(asked);
+        let ([triplet, prover], other) = self.greylist_keys(asked);
         let mut answers = Vec::new();
         let questions = [
             Question::Since { shelf: Shelf::Greylisted, key: triplet },
             Question::Since { shelf: Shelf::Proven, key: prover },
+            Question::Since { shelf: Shelf::Greylisted, key: other.triplet },
+            Question::Since { shelf: Shelf::Proven, key: other.host },
+            Question::Since { shelf: Shelf::Proven, key: other.network },
         ];
         if let Some(later) = self.store().ask(now_ms, &questions, &mut answers) {
             later.await;
         }
-        let moment = |place: usize| match answers.get(place) {
-            Some(Answer::Since(Some(moment))) => json!({
+        let found = |place: usize| match answers.get(place) {
+            Some(Answer::Since(moment)) => *moment,
+            _ => None,
+        };
+        let moment = |found: Option<Moment>| match found {
+            Some(moment) => json!({
                 "since_ms": moment.at_ms,
                 "age_ms": now_ms.saturating_sub(moment.at_ms),
                 "tries_too_early": moment.tries,
             }),
-            _ => Value::Null,
+            None => Value::Null,
         };
-        json!({ "greylisted": moment(0), "proven": moment(1) })
+        json!({
+            "greylisted": moment(found(0)),
+            "proven": moment(found(1)),
+            "imported": {
+                "greylisted": moment(found(2).filter(|_| other.triplet != triplet)),
+                "proven": moment(found(3).filter(|_| other.host != prover).or(found(4))),
+            },
+        })
     }
 
     /// Forgets a triplet and what its client has proved. Returns what it did, for people.
     pub fn forget(&self, asked: &Asked<'_>) -> &'static str {
-        let [triplet, prover] = self.greylist_keys(asked);
+        let ([triplet, prover], other) = self.greylist_keys(asked);
         let effects = [
             Effect::Forget { shelf: Shelf::Greylisted, key: triplet },
             Effect::Forget { shelf: Shelf::Proven, key: prover },
+            Effect::Forget { shelf: Shelf::Greylisted, key: other.triplet },
+            Effect::Forget { shelf: Shelf::Proven, key: other.host },
+            Effect::Forget { shelf: Shelf::Proven, key: other.network },
         ];
         self.store().perform(self.now_ms(), &effects);
         "forgotten: the next try is a first try"
     }
 
-    fn greylist_keys(&self, asked: &Asked<'_>) -> [Key; 2] {
+    fn greylist_keys(&self, asked: &Asked<'_>) -> ([Key; 2], ByAddress) {
         let live = self.live();
         let (mut lower, mut scratch) = (String::new(), String::new());
         let facts = facts(&live.configuration, asked, &mut lower, &mut scratch);
         let ring = live.configuration.ring;
-        [greylist::triplet_key(&facts, ring), greylist::prover_key(&facts, ring)]
+        let own = [greylist::triplet_key(&facts, ring), greylist::prover_key(&facts, ring)];
+        (own, ByAddress::of(&facts, ring))
     }
 }

@@ -14,6 +14,7 @@ mod funnel;
 pub mod html;
 mod hub;
 pub mod id;
+pub mod import;
 mod line;
 pub mod log;
 mod passing;

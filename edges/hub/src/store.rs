@@ -63,6 +63,16 @@ pub trait Store: Send + Sync {
         None
     }
 
+    /// Takes in first tries and identities that came back, in the form that only stores know: what
+    /// another greylist had. What is known better is left. Returns how many were new.
+    ///
+    /// # Errors
+    /// They are something else, or the store can be written to by whoever wants to.
+    fn import(&self, records: &[u8], now_ms: u64) -> Result<u64, StoreError> {
+        let _ = (records, now_ms);
+        Err(StoreError::Unusable("this store is written to without the daemon".into()))
+    }
+
     /// Where state is kept, for people.
     fn place(&self) -> String {
         "this node".into()

@@ -378,4 +378,10 @@ impl Store for EmbeddedStore {
         let piece = usize::try_from(piece).unwrap_or(usize::MAX);
         transfer::export(self, piece, now_ms).map(|records| records.to_bytes())
     }
+
+    fn import(&self, records: &[u8], now_ms: u64) -> Result<u64, StoreError> {
+        let records = transfer::Records::from_bytes(records).filter(transfer::Records::is_greylist);
+        let strange = || StoreError::Unusable("these are no records of a greylist".into());
+        Ok(transfer::import(self, &records.ok_or_else(strange)?, now_ms))
+    }
 }

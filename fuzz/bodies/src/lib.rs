@@ -5,6 +5,7 @@
 //! seeds and mutations of them, for a bounded time and on a stable toolchain.
 #![allow(clippy::missing_panics_doc, reason = "to panic is how they tell")]
 
+mod btree;
 mod smtp;
 mod store;
 
@@ -22,6 +23,7 @@ use mpp_wire::policy::{Decoder, Malformed, REQUEST_BYTES_MAX, Request};
 use mpp_wire::proxy_protocol;
 use mpp_wire::smtp_server;
 
+pub use btree::btree;
 pub use smtp::smtp;
 pub use store::store;
 

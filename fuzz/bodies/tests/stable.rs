@@ -160,3 +160,8 @@ fn clamd() {
 fn http() {
     run("http", mpp_fuzz_bodies::http);
 }
+
+#[test]
+fn btree() {
+    run("btree", mpp_fuzz_bodies::btree);
+}

@@ -3,6 +3,7 @@
 mod ask;
 mod check;
 mod explain;
+mod import;
 mod postfix;
 mod quarantine;
 mod recipients;

@@ -462,7 +462,7 @@ impl Greylist {
                     print::out(&state.to_string());
                     return Ok(());
                 }
-                let line = |name: &str| match state.get(name).unwrap_or(&Value::Null) {
+                let line = |name: &str| match state.pointer(name).unwrap_or(&Value::Null) {
                     Value::Null => "no".to_owned(),
                     moment => format!(
                         "since {} ago, {} tries too early",
@@ -472,9 +472,15 @@ impl Greylist {
                 };
                 print::out(&format!(
                     "greylisted  {}\nproven      {}",
-                    line("greylisted"),
-                    line("proven")
+                    line("/greylisted"),
+                    line("/proven")
                 ));
+                for name in ["greylisted", "proven"] {
+                    let path = format!("/imported/{name}");
+                    if state.pointer(&path).is_some_and(|moment| !moment.is_null()) {
+                        print::out(&format!("by address: {name} {}", line(&path)));
+                    }
+                }
             }
             GreylistAction::Forget { transaction, daemon: at } => {
                 let done = daemon(at, &transaction.request("greylist-forget"))?;

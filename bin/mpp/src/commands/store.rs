@@ -1,4 +1,5 @@
-//! `mpp store`: what the store holds, moving it to another one, measuring it.
+//! `mpp store`: what the store holds, moving it to another one, measuring it. What other greylists
+//! remember is taken over by `import`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,6 +15,7 @@ use mpp_stores::transfer::{Records, Side};
 use serde_json::{Value, json};
 
 use super::Failure;
+use super::import::Import;
 use super::state::{daemon, number, text};
 use crate::load;
 use crate::place::Where;
@@ -26,7 +28,8 @@ const DRAW_EVERY: Duration = Duration::from_millis(200);
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  mpp store info --config mpp.toml\n  \
     mpp store copy --from old.toml --to new.toml\n  \
-    mpp store copy --from /var/lib/mpp --to new.toml\n  mpp store bench --config mpp.toml")]
+    mpp store copy --from /var/lib/mpp --to new.toml\n  \
+    mpp store import --from postgrey --config mpp.toml\n  mpp store bench --config mpp.toml")]
 pub(crate) struct Store {
     #[command(subcommand)]
     action: Action,
@@ -38,6 +41,8 @@ enum Action {
     Info(Info),
     /// Copy everything to another store, while both are in use
     Copy(Copying),
+    /// Take over what another greylist remembers
+    Import(Box<Import>),
     /// Measure how many decisions the configured store answers
     Bench(Bench),
 }
@@ -81,6 +86,7 @@ impl Store {
         match &self.action {
             Action::Info(info) => info.run(),
             Action::Copy(copy) => copy.run(),
+            Action::Import(import) => import.run(),
             Action::Bench(bench) => bench.run(),
         }
     }
@@ -138,19 +144,19 @@ impl Source {
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "it stands where errors are mapped")]
-fn failed(error: StoreError) -> Failure {
+pub(super) fn failed(error: StoreError) -> Failure {
     Failure(format!("error: {error}"))
 }
 
 /// `[store]` of a configuration; without one, the embedded store.
-fn settings(config: Option<&Path>) -> Result<Settings, Failure> {
+pub(super) fn settings(config: Option<&Path>) -> Result<Settings, Failure> {
     match config {
         None => Ok(Settings::Embedded),
         Some(config) => Ok(load::load(Some(config), 0).map_err(Failure)?.configuration.store),
     }
 }
 
-fn side(server: &Backend, seed: Option<u64>) -> Result<Side, Failure> {
+pub(super) fn side(server: &Backend, seed: Option<u64>) -> Result<Side, Failure> {
     match server {
         Backend::Redis(redis) => mpp_stores::redis::side(redis, seed).map_err(failed),
         Backend::Sql(_) => Err(Failure("error: not yet".into())),
@@ -319,7 +325,7 @@ impl Bench {
     }
 }
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -48,11 +48,12 @@ struct Greylist {
     memory_ms: u64,
     correspondents_ms: u64,
     trusts_history: bool,
+    asks_imported: bool,
     recipients: Arc<Recipients>,
 }
 
 /// No window is shorter, in milliseconds: servers there are that come back once a day.
-const WINDOW_LEAST_MS: u64 = 86_400_000;
+pub const WINDOW_LEAST_MS: u64 = 86_400_000;
 
 fn read_window(table: &mut Reader<'_>) -> u64 {
     let window_ms = table.duration_ms("window", "2d");
@@ -83,6 +84,7 @@ impl Greylist {
             memory_ms: table.duration_ms("memory", "35d"),
             correspondents_ms: table.duration_ms("correspondents", "90d"),
             trusts_history: table.flag("trust_history", true),
+            asks_imported: table.flag("imported", false),
             recipients: Arc::clone(context.recipients),
         }
     }
@@ -132,13 +134,51 @@ impl Looks {
 
 /// The key of a first try.
 pub fn triplet_key(facts: &Facts<'_>, ring: Keyring) -> Key {
+    triplet_of(facts.keys.pool(), facts, ring)
+}
+
+fn triplet_of(pool: u64, facts: &Facts<'_>, ring: Keyring) -> Key {
     let sender = ring.pair(facts.keys.stable_sender, facts.keys.recipient);
-    ring.key(TRIPLET_SPACE, ring.pair(facts.keys.pool(), sender))
+    ring.key(TRIPLET_SPACE, ring.pair(pool, sender))
 }
 
 /// The key of an identity that came back.
 pub fn prover_key(facts: &Facts<'_>, ring: Keyring) -> Key {
     ring.key(PROVER_SPACE, facts.keys.prover())
+}
+
+/// The keys under which a client is remembered whose name nobody knew: what another greylist had, which
+/// keeps addresses and networks alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByAddress {
+    /// Of its address, as an identity that came back.
+    pub host: Key,
+    /// Of its network, as the same.
+    pub network: Key,
+    /// Of a first try from its network.
+    pub triplet: Key,
+}
+
+impl ByAddress {
+    /// The keys for these facts.
+    pub fn of(facts: &Facts<'_>, ring: Keyring) -> Self {
+        Self {
+            host: ring.key(PROVER_SPACE, facts.keys.client),
+            network: ring.key(PROVER_SPACE, facts.keys.network),
+            triplet: triplet_of(facts.keys.network, facts, ring),
+        }
+    }
+
+    /// What is remembered under them: who came back, and the first try.
+    fn ask(self, round: &mut Round<'_>) -> Result<(Option<Moment>, Option<Moment>), Pause> {
+        let (host, network, tried) = (
+            round.since(Shelf::Proven, self.host),
+            round.since(Shelf::Proven, self.network),
+            round.since(Shelf::Greylisted, self.triplet),
+        );
+        let (host, network, tried) = (host?, network?, tried?);
+        Ok((host.or(network), tried))
+    }
 }
 
 /// The key of mail between one of our users and somebody outside.
@@ -176,28 +216,39 @@ impl Check for Greylist {
         let (prover, triplet) = (prover_key(facts, round.ring), triplet_key(facts, round.ring));
         let own = round.identity(facts, IdentityKind::Client);
         let organisation = round.identity(facts, IdentityKind::Organisation);
-        let (proven, tried, written, own, organisation) = (
+        let by_address = ByAddress::of(facts, round.ring);
+        let (proven, tried, imported, written, own, organisation) = (
             round.since(Shelf::Proven, prover),
             round.since(Shelf::Greylisted, triplet),
+            if self.asks_imported { by_address.ask(round) } else { Ok((None, None)) },
             written_to(facts, round),
             if self.trusts_history { round.history(own) } else { round.history(Key(0)) },
             if self.trusts_history { round.history(organisation) } else { round.history(Key(0)) },
         );
-        let (proven, tried, written, own, organisation) =
-            (proven?, tried?, written?, own?, organisation?);
+        let (proven, tried, imported, written, own, organisation) =
+            (proven?, tried?, imported?, written?, own?, organisation?);
         let spare = round.policy.spare;
         let reason = if proven.is_some() {
             "proven"
+        } else if imported.0.is_some() {
+            "imported"
         } else if written.is_some() {
             "written-to"
         } else if blame::is_good(own, spare) || blame::is_good(organisation, spare) {
             "good-history"
         } else {
+            let (triplet, tried) = match (tried, imported.1) {
+                (None, Some(_)) => (by_address.triplet, imported.1),
+                _ => (triplet, tried),
+            };
             return Ok(self.wait(facts, (triplet, prover, tried), round));
         };
         round.remark("exempt", Value::Word(reason));
         if let Some(moment) = proven {
             self.keep_proven(prover, moment, round);
+        } else if imported.0.is_some() {
+            // From now on it is known by its own name.
+            self.keep_proven(prover, Moment { at_ms: 0, tries: 0 }, round);
         }
         round.effect(Effect::Note(Note::NoWait));
         Ok(None)

@@ -145,7 +145,7 @@ impl Server {
     }
 }
 
-fn mysql(
+pub(super) fn mysql(
     server: &settings::server::Server,
     password: Option<&str>,
     security: &Security,
@@ -180,7 +180,7 @@ fn mysql(
     }
 }
 
-fn postgres(
+pub(super) fn postgres(
     server: &settings::server::Server,
     password: Option<&str>,
     security: &Security,
@@ -212,7 +212,7 @@ fn postgres(
     }
 }
 
-fn sqlite(server: &settings::server::Server, timeout: Duration) -> SqliteConnectOptions {
+pub(super) fn sqlite(server: &settings::server::Server, timeout: Duration) -> SqliteConnectOptions {
     let path = match &server.reach {
         Reach::File(path) | Reach::Socket(path) => path.as_str(),
         Reach::Network { host, .. } => host.as_str(),

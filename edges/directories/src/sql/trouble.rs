@@ -22,6 +22,11 @@ impl Fault {
         Self(tidied(&text))
     }
 
+    /// A fault in words of our own.
+    pub(super) fn said(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     /// The text.
     pub(super) fn text(&self) -> &str {
         &self.0
