@@ -93,7 +93,12 @@ impl Kind {
                     .max()
                     .is_none_or(|it| now_ms >= it.saturating_add(per_ms))
             }
-            Self::Set => !read_set(cell).is_held(now_ms),
+            Self::Set => {
+                // Those from ahead stay: a sweep may be late, and of a time that is long past.
+                let set = read_set(cell);
+                let last = set.members.iter().map(|(_, at_ms)| *at_ms).max();
+                last.is_none_or(|at_ms| now_ms >= at_ms.saturating_add(set.per_ms))
+            }
             Self::History => {
                 read_known(cell).is_none_or(|known| now_ms >= crate::ordered::Slot::ends_ms(&known))
             }
