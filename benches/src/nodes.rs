@@ -46,7 +46,9 @@ pub fn measure(
         if round == 0 {
             continue;
         }
-        let each = |before: u64, after: u64| (after - before) as f64 / 1e3 / answers.max(1) as f64;
+        let each = |before: u64, after: u64| {
+            after.saturating_sub(before) as f64 / 1e3 / answers.max(1) as f64
+        };
         rounds.push([
             reports.iter().map(Report::rate).sum::<f64>(),
             each(before.0, cpu(&pids)),

@@ -60,7 +60,7 @@ pub(crate) fn prove(node: &Daemon, client: &str, sender: &str) {
 
 /// How a node's store is, in a word.
 pub(crate) fn health(node: &Daemon) -> String {
-    let status = node.json(&["status", "--json"]);
+    let status = node.json(&["status"]);
     status.pointer("/store/health").and_then(|it| it.as_str()).unwrap_or_default().to_owned()
 }
 
