@@ -35,6 +35,12 @@ mod state;
 mod sweep;
 mod work;
 
+/// A node asks for news all the time: of one that says nothing for so many seconds its machine hangs,
+/// perhaps in the middle of a batch.
+const IDLE_S: u32 = 5;
+/// Whoever copies may have to wait for the other side.
+const SIDE_IDLE_S: u32 = 60;
+
 /// Opens a store in a database.
 ///
 /// # Errors
@@ -42,7 +48,8 @@ mod work;
 pub fn open(settings: &Settings, options: &Options) -> Result<Arc<SharedStore>, StoreError> {
     // Who sweeps all the time wants all to be gone that has run out.
     let is_thorough = options.sweep_every.is_zero();
-    shared::open(Arc::new(Place { settings: settings.clone(), is_thorough }), options)
+    let place = Place { settings: settings.clone(), is_thorough, idle_s: IDLE_S };
+    shared::open(Arc::new(place), options)
 }
 
 /// One side of moving a store to or from a database.
@@ -50,7 +57,8 @@ pub fn open(settings: &Settings, options: &Options) -> Result<Arc<SharedStore>, 
 /// # Errors
 /// It does not answer, or holds something else.
 pub fn side(settings: &Settings, seed: Option<u64>) -> Result<Side, StoreError> {
-    Side::connect(&Place { settings: settings.clone(), is_thorough: false }, seed)
+    let idle_s = SIDE_IDLE_S;
+    Side::connect(&Place { settings: settings.clone(), is_thorough: false, idle_s }, seed)
 }
 
 /// Drops all tables of a store.
@@ -61,7 +69,7 @@ pub fn remove(settings: &Settings) -> Result<(), StoreError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| StoreError::Unusable(error.to_string()))?;
     let removed = runtime.block_on(async {
-        let mut link = Link::open(settings).await?;
+        let mut link = Link::open(settings, IDLE_S).await?;
         schema::drop_all(&mut link, &settings.prefix).await?;
         Ok::<_, Trouble>(())
     });
@@ -72,12 +80,13 @@ pub fn remove(settings: &Settings) -> Result<(), StoreError> {
 struct Place {
     settings: Settings,
     is_thorough: bool,
+    idle_s: u32,
 }
 
 impl Connector for Place {
     fn connect(&self) -> Waiting<'_, Box<dyn Remote>> {
         Box::pin(async {
-            let link = Link::open(&self.settings).await?;
+            let link = Link::open(&self.settings, self.idle_s).await?;
             let state = State::new(link, &self.settings.prefix);
             Ok(Box::new(Server {
                 state: Mutex::new(state),

@@ -118,11 +118,12 @@ macro_rules! either {
 pub(super) type Row = (Vec<u8>, Vec<u8>);
 
 impl Link {
-    /// Connects to the first server that answers and takes changes, with its tables in place.
-    pub(super) async fn open(settings: &Settings) -> Result<Self, Trouble> {
+    /// Connects to the first server that answers and takes changes, with its tables in place. The
+    /// server may end the connection after so many seconds in which nothing was said.
+    pub(super) async fn open(settings: &Settings, idle_s: u32) -> Result<Self, Trouble> {
         let mut troubles = Vec::new();
         for server in &settings.servers {
-            match Self::to(settings, server).await {
+            match Self::to(settings, server, idle_s).await {
                 Ok(link) => return Ok(link),
                 Err(trouble) => troubles.push(Trouble::of(&server.to_string(), trouble).0),
             }
@@ -130,7 +131,7 @@ impl Link {
         Err(Trouble(troubles.join("; ")))
     }
 
-    async fn to(settings: &Settings, server: &Server) -> Result<Self, Trouble> {
+    async fn to(settings: &Settings, server: &Server, idle_s: u32) -> Result<Self, Trouble> {
         let password = settings.password.as_ref().map(mpp_settings::Secret::reveal);
         let prefix = settings.prefix.clone();
         let connecting = async {
@@ -150,7 +151,7 @@ impl Link {
         };
         let connected = timeout(CONNECT_MAX, connecting).await;
         let mut link = connected.map_err(|_| Trouble("it does not answer".into()))??;
-        either!(&mut link, it => it.begin_session().await)?;
+        either!(&mut link, it => it.begin_session(idle_s).await)?;
         schema::bring_up_to_date(&mut link, &settings.prefix).await?;
         Ok(link)
     }

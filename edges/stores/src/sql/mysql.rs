@@ -47,11 +47,13 @@ fn asked<'q>(text: String) -> Asked<'q> {
 
 impl MySql {
     /// Sets up the session, and finds out whether the server takes changes.
-    pub(super) async fn begin_session(&mut self) -> Result<(), Fault> {
+    pub(super) async fn begin_session(&mut self, idle_s: u32) -> Result<(), Fault> {
         // Whoever stops in the middle of a transaction holds up the others for so long at the most.
-        let text = "SET SESSION wait_timeout = 5, innodb_lock_wait_timeout = 3, \
-                    time_zone = '+00:00'; SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
-        self.run(text.into()).await?;
+        let text = format!(
+            "SET SESSION wait_timeout = {idle_s}, innodb_lock_wait_timeout = 3, \
+             time_zone = '+00:00'; SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
+        );
+        self.run(text).await?;
         let no = |text: &str| Err(Fault::Broken(Trouble(text.into())));
         let found = self.numbers("SELECT @@global.read_only + @@innodb_read_only".into()).await?;
         if found != [[0]] {

@@ -26,14 +26,16 @@ fn columns(keys: &[u64]) -> Vec<i64> {
 
 impl Postgres {
     /// Sets up the session, and finds out whether the server takes changes.
-    pub(super) async fn begin_session(&mut self) -> Result<(), Fault> {
+    pub(super) async fn begin_session(&mut self, idle_s: u32) -> Result<(), Fault> {
         // Whoever stops in the middle of a transaction holds up the others for so long at the most.
         // Every look-up is by a primary key: the planner need not think of reading all of a table,
         // nor anew each time.
-        let text = "SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '3s'; \
-                    SET statement_timeout = '9s'; SET enable_seqscan = off; \
-                    SET plan_cache_mode = force_generic_plan; SET client_min_messages = warning";
-        self.run(text.into()).await?;
+        let text = format!(
+            "SET idle_in_transaction_session_timeout = '{idle_s}s'; SET lock_timeout = '3s'; \
+             SET enable_seqscan = off; SET jit = off; SET plan_cache_mode = force_generic_plan; \
+             SET client_min_messages = warning"
+        );
+        self.run(text).await?;
         let text = "SELECT (pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on')\
                     ::int::int8";
         if self.numbers(text.into()).await? != [[0]] {

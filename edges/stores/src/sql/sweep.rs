@@ -5,12 +5,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Server;
 use super::link::{Fault, Link};
 use super::names::{Bucket, Name, SUMS, position};
 use super::schema::drop_bucket;
 use super::state::{After, State, machine_ms};
 use super::work::add;
+use super::{IDLE_S, Server};
 use crate::shared::remote::Trouble;
 
 /// Cells that are looked at in one piece.
@@ -58,7 +58,7 @@ impl Server {
         }
         let (settings, drops) = (self.settings.clone(), Arc::clone(&self.drops));
         tokio::spawn(async move {
-            if let Ok(mut link) = Link::open(&settings).await {
+            if let Ok(mut link) = Link::open(&settings, IDLE_S).await {
                 for bucket in over {
                     // What is still there is tried again with the next sweep.
                     let _ = drop_bucket(&mut link, &settings.prefix, bucket).await;
