@@ -19,8 +19,11 @@ use super::postgres::Postgres;
 use super::schema;
 use crate::shared::remote::Trouble;
 
-/// One server may take so long to take a connection before the next is tried.
-const CONNECT_MAX: Duration = Duration::from_millis(800);
+/// All servers together may take so long to take a connection; each has its part of it before the next
+/// is tried.
+const CONNECT_MAX: Duration = Duration::from_millis(2_400);
+/// Less than that is no time for a server that is far away.
+const CONNECT_LEAST: Duration = Duration::from_millis(500);
 /// Prepared statements that a connection keeps.
 pub(super) const STATEMENTS_MAX: usize = 500;
 /// Keys or rows of one statement at the most.
@@ -149,7 +152,9 @@ impl Link {
                 Engine::Sqlite => Err(Fault::Broken(Trouble("it is not shared".into()))),
             }
         };
-        let connected = timeout(CONNECT_MAX, connecting).await;
+        let servers = u32::try_from(settings.servers.len()).unwrap_or(u32::MAX).max(1);
+        let patience = (CONNECT_MAX / servers).max(CONNECT_LEAST);
+        let connected = timeout(patience, connecting).await;
         let mut link = connected.map_err(|_| Trouble("it does not answer".into()))??;
         either!(&mut link, it => it.begin_session(idle_s).await)?;
         schema::bring_up_to_date(&mut link, &settings.prefix).await?;
