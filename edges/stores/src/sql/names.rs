@@ -166,12 +166,13 @@ pub(super) fn position(kind: u8, key: u64) -> Vec<u8> {
 
 /// How much time the ends of first tries in one table span: more for those that are kept longer, so
 /// that a look-up has few tables to look into.
-const SPANS_MS: [u64; 3] = [12 * 3_600_000, 4 * 24 * 3_600_000, 32 * 24 * 3_600_000];
+const SPANS_MS: [u64; 4] = [HOUR_MS * 12, HOUR_MS * 48, HOUR_MS * 192, HOUR_MS * 768];
 /// Spans that a first try is kept at the most before the next larger one is taken.
 const SPANS_MAX: u64 = 8;
 /// Tables at the most; a first try that would need one more is kept beside everything else.
 pub(super) const BUCKETS_MAX: usize = 48;
 const SPAN_BITS: u32 = 24;
+const HOUR_MS: u64 = 3_600_000;
 
 /// A table of first tries that end about the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -92,18 +92,17 @@ impl State {
         let mut text = String::new();
         if let Some(After { logged, sums, firsts }) = after {
             let prefix = &self.prefix;
-            let sums = sums.iter().enumerate().filter(|(_, more)| **more != 0);
-            let sums: String =
-                sums.map(|(sum, more)| format!(", h{sum} = h{sum} + {more}")).collect();
             // Always written: in a cluster it is what shows that two were at it.
-            text = format!(
-                "UPDATE {prefix}_meta SET logged = {logged}, turn = turn + 1{sums} WHERE id = 1; "
-            );
-            for (bucket, more) in firsts.into_iter().filter(|(_, more)| *more != 0) {
+            let mut parts = vec![format!("turn = turn + 1, logged = {logged}")];
+            let sums = sums.iter().enumerate().filter(|(_, more)| **more != 0);
+            parts.extend(sums.map(|(sum, more)| format!("h{sum} = h{sum} + {more}")));
+            text = format!("UPDATE {prefix}_meta SET {} WHERE id = 1; ", parts.join(", "));
+            let firsts = firsts.into_iter().filter(|(_, more)| *more != 0);
+            let notes = firsts.map(|(bucket, more)| {
                 let id = bucket.id();
-                text +=
-                    &format!("UPDATE {prefix}_buckets SET held = held + {more} WHERE id = {id}; ");
-            }
+                format!("UPDATE {prefix}_buckets SET held = held + {more} WHERE id = {id}; ")
+            });
+            text.extend(notes);
         }
         self.link.run(text + "COMMIT").await?;
         Ok(())
@@ -251,7 +250,9 @@ impl State {
         let buckets = self.buckets.clone();
         let mut work = Work::new(&buckets);
         self.know(&mut work, &buckets, (needs, &head), None).await?;
-        records.iter().for_each(|record| work.record(record));
+        for record in records {
+            work.record(record);
+        }
         self.write(work, &head).await
     }
 

@@ -111,12 +111,12 @@ impl State {
         let due = known.iter().filter(|(it, _, is_over)| !is_over && it.ends_ms() <= now_ms);
         let (mut gone, mut text) = (0, String::new());
         let prefix = &self.prefix;
-        for (bucket, held, _) in due {
+        text.extend(due.map(|(bucket, held, _)| {
             gone += u64::try_from(*held).unwrap_or(0);
-            let id = bucket.id();
-            text += &format!("UPDATE {prefix}_buckets SET is_over = 1 WHERE id = {id}; ");
-        }
-        text += &format!("UPDATE {prefix}_meta SET lists = lists + 1 WHERE id = 1; COMMIT");
+            format!("UPDATE {prefix}_buckets SET is_over = 1 WHERE id = {}; ", bucket.id())
+        }));
+        let lists = format!("UPDATE {prefix}_meta SET lists = lists + 1 WHERE id = 1; COMMIT");
+        text.push_str(&lists);
         self.link.run(text).await?;
         Ok(gone)
     }

@@ -7,7 +7,6 @@ use mpp_engine::question::{Answer, Counted, Effect, History, Key, Moment, Questi
 
 use super::names::{Bucket, Kind, Name, SUMS, read_known};
 use crate::moments::class_of;
-use crate::part::Known;
 use crate::record::{Record, block_cell, read_block_cell};
 use crate::shared::cells::{
     held_moment, moment_key, moment_record, read_moment, read_set, read_tally, write_history,
@@ -304,7 +303,7 @@ impl<'w> Work<'w> {
                 self.put(name, write_set(&set));
             }
             Record::Observe { lesson, weight, at_ms, .. } => {
-                let mut known = read_known(self.cell(name)).unwrap_or_else(Known::default);
+                let mut known = read_known(self.cell(name)).unwrap_or_default();
                 known.learn(*lesson, *weight, *at_ms);
                 self.put(name, write_history(&known));
             }
@@ -328,30 +327,24 @@ impl<'w> Work<'w> {
             }
             let moves = had && has && slot.was_in != slot.is_in;
             if had && (!has || moves) {
-                match slot.was_in {
-                    Some(bucket) => {
-                        let firsts = changes.firsts.entry(bucket).or_default();
-                        firsts.gone.push(name.key);
-                        firsts.more -= 1;
-                    }
-                    None => {
-                        changes.cells_gone.push(name.to_bytes());
-                        add(&mut changes.sums, name.kind, -1);
-                    }
+                if let Some(bucket) = slot.was_in {
+                    let firsts = changes.firsts.entry(bucket).or_default();
+                    firsts.gone.push(name.key);
+                    firsts.more -= 1;
+                } else {
+                    changes.cells_gone.push(name.to_bytes());
+                    add(&mut changes.sums, name.kind, -1);
                 }
             }
             if has {
                 let more = i64::from(!had || moves);
-                match slot.is_in {
-                    Some(bucket) => {
-                        let firsts = changes.firsts.entry(bucket).or_default();
-                        firsts.cells.push((name.key, slot.now));
-                        firsts.more += more;
-                    }
-                    None => {
-                        changes.cells.push((name.to_bytes(), slot.now));
-                        add(&mut changes.sums, name.kind, more);
-                    }
+                if let Some(bucket) = slot.is_in {
+                    let firsts = changes.firsts.entry(bucket).or_default();
+                    firsts.cells.push((name.key, slot.now));
+                    firsts.more += more;
+                } else {
+                    changes.cells.push((name.to_bytes(), slot.now));
+                    add(&mut changes.sums, name.kind, more);
                 }
             }
         }

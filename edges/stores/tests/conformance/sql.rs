@@ -62,27 +62,27 @@ impl Database for MariaDb {
     }
 
     fn run(&self, settings: &Settings, text: &str) -> String {
-        MariaDb::run(self, &format!("USE {}; {text}", settings.servers[0].database))
+        Self::run(self, &format!("USE {}; {text}", settings.servers[0].database))
     }
 
     fn kill(&mut self) {
-        MariaDb::kill(self);
+        Self::kill(self);
     }
 
     fn launch(&mut self) {
-        MariaDb::launch(self);
+        Self::launch(self);
     }
 
     fn freeze(&self) {
-        MariaDb::freeze(self);
+        Self::freeze(self);
     }
 
     fn thaw(&self) {
-        MariaDb::thaw(self);
+        Self::thaw(self);
     }
 
     fn set_read_only(&self, is_read_only: bool) {
-        MariaDb::run(self, &format!("SET GLOBAL read_only = {}", u8::from(is_read_only)));
+        Self::run(self, &format!("SET GLOBAL read_only = {}", u8::from(is_read_only)));
     }
 }
 
@@ -92,30 +92,30 @@ impl Database for Postgres {
     }
 
     fn run(&self, settings: &Settings, text: &str) -> String {
-        Postgres::run(self, &settings.servers[0].database, text)
+        Self::run(self, &settings.servers[0].database, text)
     }
 
     fn kill(&mut self) {
-        Postgres::kill(self);
+        Self::kill(self);
     }
 
     fn launch(&mut self) {
-        Postgres::launch(self);
+        Self::launch(self);
     }
 
     fn freeze(&self) {
-        Postgres::freeze(self);
+        Self::freeze(self);
     }
 
     fn thaw(&self) {
-        Postgres::thaw(self);
+        Self::thaw(self);
     }
 
     fn set_read_only(&self, is_read_only: bool) {
         let value = if is_read_only { "on" } else { "off" };
         let text = format!("ALTER SYSTEM SET default_transaction_read_only = {value}");
-        Postgres::run(self, "postgres", &text);
-        Postgres::run(self, "postgres", "SELECT pg_reload_conf()");
+        Self::run(self, "postgres", &text);
+        Self::run(self, "postgres", "SELECT pg_reload_conf()");
     }
 }
 
