@@ -90,7 +90,9 @@ fn every_check_has_a_document_that_names_its_settings() {
                 "docs/scanners.md".into()
             }
             ["store"] => "docs/shared-state.md".into(),
-            ["quarantine"] => "docs/quarantine.md".into(),
+            ["quarantine"] | ["policy", "default", "quarantine" | "digest"] => {
+                "docs/quarantine.md".into()
+            }
             ["policy", "default", check, ..] => format!("docs/checks/{check}.md"),
             ["policy", _, "match"] => "docs/policies.md".into(),
             ["policy", "x", ..] => continue,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mpp_config::Quarantine as Settings;
@@ -14,14 +15,17 @@ use mpp_hub::quarantine::Holding;
 use mpp_hub::spool::{Spool, Spooled};
 use mpp_hub::{Asked, Hub, Observed};
 use mpp_pages::{Held, Pages};
-use mpp_quarantine::{Opened, Quarantine, Refused, Release, Scope, Search, State};
+use mpp_quarantine::{Opened, Quarantine, Refused, Release, Scope, Search, State, Wanted};
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 /// Rows of a page if nobody says otherwise.
 const ROWS: u64 = 50;
 
 /// A command waits so long for a next hop.
 const PATIENCE: Duration = Duration::from_secs(45);
+/// The end waits so long for a digest that is under way.
+const STOP_WAIT: Duration = Duration::from_secs(10);
 
 /// Who answers questions about the quarantine.
 pub(crate) struct Keeper {
@@ -29,6 +33,9 @@ pub(crate) struct Keeper {
     quarantine: Arc<Quarantine>,
     gates: Vec<Arc<Gate>>,
     spool: Arc<Spool>,
+    /// Held while a digest is sent and written down as sent.
+    telling: Mutex<()>,
+    is_stopping: AtomicBool,
 }
 
 impl Keeper {
@@ -37,7 +44,8 @@ impl Keeper {
         quarantine: Arc<Quarantine>,
         (gates, spool): (Vec<Arc<Gate>>, Arc<Spool>),
     ) -> Self {
-        Self { hub, quarantine, gates, spool }
+        let (telling, is_stopping) = (Mutex::default(), AtomicBool::new(false));
+        Self { hub, quarantine, gates, spool, telling, is_stopping }
     }
 
     /// Takes other limits.
@@ -51,7 +59,7 @@ impl Keeper {
     /// Why not, for people.
     pub(crate) async fn answer(self: &Arc<Self>, request: &Value) -> Result<Value, String> {
         let text = |name: &str| request.get(name).and_then(Value::as_str).unwrap_or_default();
-        let scope = scope(request)?;
+        let scope = self.scope(request).await?;
         match text("command") {
             "quarantine-list" => {
                 let page = self.quarantine.list(search(request, scope)?).await?;
@@ -91,6 +99,17 @@ impl Keeper {
                 self.digest(text("user"), refused, is_print).await
             }
             other => Err(format!("unknown command `{other}`")),
+        }
+    }
+
+    /// Who is asking.
+    async fn scope(&self, request: &Value) -> Result<Scope, String> {
+        let text = |name: &str| request.get(name).and_then(Value::as_str).unwrap_or_default();
+        match (text("user"), text("domain")) {
+            ("", "") => Ok(Scope::All),
+            (user, "") => Ok(Scope::User(self.hub.user_of(user).await)),
+            ("", domain) => Ok(Scope::Domain(domain.trim_start_matches('@').to_owned())),
+            _ => Err("either a user or a domain".into()),
         }
     }
 
@@ -192,7 +211,7 @@ impl Keeper {
         self.hub.observe(&asked, Observed::Clean, &mut mpp_hub::Desk::default()).await;
     }
 
-    /// Makes a digest for a user, and sends it.
+    /// Makes a digest for a user by hand.
     async fn digest(
         &self,
         user: &str,
@@ -202,39 +221,99 @@ impl Keeper {
         if !user.contains('@') {
             return Err(format!("`{user}` is no address"));
         }
-        let Some(digest) = self.quarantine.digest(user, refused).await? else {
-            return Ok(json!({ "user": user, "count": 0, "said": "nothing was held" }));
-        };
+        let user = self.hub.user_of(user).await;
+        let wanted = self.wanted(&user, refused).await;
         if is_print {
+            let Some(digest) = self.quarantine.digest(wanted).await? else {
+                return Ok(json!({ "user": user, "count": 0, "said": "nothing was held" }));
+            };
             let text = String::from_utf8_lossy(&digest.text);
             return Ok(json!({ "user": user, "count": digest.count, "text": text }));
         }
+        let told = self.tell(wanted).await.map_err(|untold| untold.text)?;
+        let (count, said) = told.unwrap_or((0, "nothing was held".into()));
+        Ok(json!({ "user": user, "count": count, "said": said }))
+    }
+
+    /// What is wanted of the digest of a user: of these refusals those that are his.
+    pub(crate) async fn wanted(&self, user: &str, refused: Vec<Refused>) -> Wanted {
+        let mut his = Vec::new();
+        for refused in refused {
+            if self.hub.user_of(&refused.recipient).await == user {
+                his.push(refused);
+            }
+        }
+        Wanted { user: user.to_owned(), refused: his, ..Wanted::default() }
+    }
+
+    /// Makes a digest and sends it: how many messages are in it, and what the next hop said; nothing if
+    /// there was nothing to tell. One at a time, so that nobody is told twice.
+    pub(crate) async fn tell(&self, wanted: Wanted) -> Result<Option<(usize, String)>, Untold> {
+        let _alone = self.telling.lock().await;
+        if self.is_stopping() {
+            return Err(String::from("mpp is stopping").into());
+        }
+        let Some(digest) = self.quarantine.digest(wanted).await? else { return Ok(None) };
+        let user = &digest.user;
         let mut writer = self.spool.begin();
         writer.write(&digest.text).map_err(|error| error.to_string())?;
         let text = writer.finish();
-        let to = [digest.user.clone()];
-        let done = self.send(&digest.route, ("", &to), &text).await;
+        let done = self.send(&digest.route, ("", std::slice::from_ref(user)), &text).await;
         match done.into_iter().next() {
             Some((_, Injected::Taken(said))) => {
                 self.quarantine.digest_sent(&digest).await?;
-                Ok(json!({ "user": user, "count": digest.count, "said": said }))
+                Ok(Some((digest.count, said)))
             }
-            Some((_, Injected::NotTaken(said) | Injected::Unsure(said))) => {
-                Err(format!("no digest for {user}: {said}"))
+            Some((_, Injected::NotTaken(said))) => {
+                let is_for_good = said.starts_with('5') && said.get(3..4) == Some(" ");
+                Err(Untold { is_for_good, text: format!("no digest for {user}: {said}") })
             }
-            None => Err(format!("no digest for {user}")),
+            Some((_, Injected::Unsure(said))) => {
+                Err(format!("no digest for {user}: {said}").into())
+            }
+            None => Err(format!("no digest for {user}").into()),
         }
+    }
+
+    /// Where mail for a user goes: the name of a proxy, and the number of its hop.
+    pub(crate) fn route_of(&self, user: &str) -> Option<String> {
+        self.gates.iter().find_map(|gate| match gate.proxy().takes(user) {
+            Taking::Yes(hop) => Some(format!("{}/{hop}", gate.proxy().name)),
+            _ => None,
+        })
+    }
+
+    /// Begins no more digests, and waits for the one that is under way.
+    pub(crate) async fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+        drop(tokio::time::timeout(STOP_WAIT, self.telling.lock()).await);
+    }
+
+    /// Whether no more digests are begun.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn quarantine(&self) -> &Quarantine {
+        &self.quarantine
+    }
+
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.hub
     }
 }
 
-/// Who is asking.
-fn scope(request: &Value) -> Result<Scope, String> {
-    let text = |name: &str| request.get(name).and_then(Value::as_str).unwrap_or_default();
-    match (text("user"), text("domain")) {
-        ("", "") => Ok(Scope::All),
-        (user, "") => Ok(Scope::User(user.to_owned())),
-        ("", domain) => Ok(Scope::Domain(domain.trim_start_matches('@').to_owned())),
-        _ => Err("either a user or a domain".into()),
+/// Why a user was not told.
+pub(crate) struct Untold {
+    /// The next hop has refused it, and would again.
+    pub(crate) is_for_good: bool,
+    /// For people.
+    pub(crate) text: String,
+}
+
+impl From<String> for Untold {
+    fn from(text: String) -> Self {
+        Self { is_for_good: false, text }
     }
 }
 

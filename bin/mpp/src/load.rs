@@ -147,13 +147,18 @@ fn show(diagnostics: &[Diagnostic], compiled: &Compiled) -> String {
     text
 }
 
-/// The text of a configuration as it may be shown: a password that is written out is as many stars.
+/// The text of a configuration as it may be shown: a password or a secret that is written out is as many
+/// stars.
 /// The text may be wrong in any way, so this goes by what it looks like.
 fn masked(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find("password") {
-        let (head, tail) = rest.split_at(at + "password".len());
+    let first = |rest: &str| {
+        let places = ["password", "secret"].map(|word| rest.find(word).map(|at| at + word.len()));
+        places.into_iter().flatten().min()
+    };
+    while let Some(end) = first(rest) {
+        let (head, tail) = rest.split_at(end);
         shown.push_str(head);
         rest = tail;
         let behind = tail.trim_start_matches(['"', '\'', ' ', '\t']);
@@ -189,6 +194,7 @@ mod tests {
             ("password = hunter2\nx", "password = *******\nx"),
             ("password = \"unfinished\nx", "password = \"**********\nx"),
             ("no password here", "no password here"),
+            ("secret = \"abc\"\npassword = \"d\"", "secret = \"***\"\npassword = \"*\""),
         ] {
             assert_eq!(masked(text), shown);
             assert_eq!(masked(text).len(), text.len(), "places stay what they are");

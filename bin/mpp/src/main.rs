@@ -1,10 +1,12 @@
 //! `mpp`: e-mail defence beside Postfix. This crate wires the floors together and decides nothing.
 
 mod commands;
+mod digests;
 mod keeper;
 mod load;
 mod place;
 mod print;
+mod refusals;
 mod reload;
 mod wiring;
 

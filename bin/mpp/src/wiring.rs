@@ -76,6 +76,7 @@ pub(crate) fn store(
             let options = mpp_stores::shared::Options {
                 deadline: Duration::from_millis(shared.deadline_ms),
                 copy: Some(state.join(COPY)),
+                strangers_are_unavailable: shared.strangers_are_unavailable,
                 ..Default::default()
             };
             match &shared.server {

@@ -12,6 +12,7 @@ pub mod directory;
 mod overlap;
 mod policies;
 pub mod proxy;
+pub mod quarantine;
 pub mod scanner;
 mod schema;
 pub mod store;
@@ -22,7 +23,8 @@ use std::rc::Rc;
 use mpp_settings::diagnostic::Place;
 use mpp_settings::{Diagnostic, Document, File, Session};
 
-pub use schema::{Configuration, Listen, Networks, Quarantine, Server, Spool};
+pub use quarantine::Quarantine;
+pub use schema::{Configuration, Listen, Networks, Server, Spool};
 
 /// What came of reading a configuration.
 #[derive(Debug)]

@@ -18,6 +18,7 @@ use mpp_settings::{Diagnostic, Kind as ValueKind, Reader, Session, Table};
 
 use crate::directory::Directory;
 use crate::overlap;
+use crate::quarantine::Quarantine;
 
 /// What was read.
 pub(crate) struct Read {
@@ -25,6 +26,13 @@ pub(crate) struct Read {
     pub(crate) recipients: Arc<Recipients>,
     /// The names of groups, by their numbers.
     pub(crate) groups: Vec<Arc<str>>,
+}
+
+/// What policies may name.
+#[derive(Clone, Copy)]
+pub(crate) struct Known<'a> {
+    pub(crate) directories: &'a [Directory],
+    pub(crate) scanners: &'a [Arc<str>],
 }
 
 /// The groups that policies name, numbered as they come.
@@ -69,8 +77,9 @@ pub(crate) fn read(
     root: &mut Reader<'_>,
     session: &Session,
     ring: Keyring,
-    (directories, scanners): (&[Directory], &[Arc<str>]),
+    (known, quarantine): (Known<'_>, &mut Quarantine),
 ) -> Read {
+    let Known { directories, scanners } = known;
     let recipients = Arc::new(read_recipients(root, session, ring, directories));
     let section = root.table("policy");
     let mut tables: Vec<(&str, &Place, &Table)> = Vec::new();
@@ -85,7 +94,7 @@ pub(crate) fn read(
     }
     let base = tables.iter().find(|(name, ..)| *name == "default").map(|(.., table)| *table);
     let context = Context { ring, policy: "default", recipients: &recipients, scanners };
-    let default = Arc::new(read_default(base, session, &context));
+    let default = Arc::new(read_default(base, session, &context, quarantine));
     let mut groups = Groups { directories, ring, names: Vec::new() };
     let mut others = Vec::new();
     let mut places = Vec::new();
@@ -95,6 +104,7 @@ pub(crate) fn read(
         let mut reader = session.reader(&format!("policy.{name}"), chain);
         let wanted = read_match(&mut reader, place, &mut groups);
         let policy = read_policy(&mut reader, &context, Some(&default));
+        quarantine.read_policy(&mut reader, name);
         reader.finish();
         others.push((Arc::new(policy), wanted));
         places.push((*place).clone());
@@ -128,13 +138,19 @@ fn read_recipients(
     recipients
 }
 
-fn read_default(base: Option<&Table>, session: &Session, context: &Context<'_>) -> Policy {
+fn read_default(
+    base: Option<&Table>,
+    session: &Session,
+    context: &Context<'_>,
+    quarantine: &mut Quarantine,
+) -> Policy {
     let mut reader = session.reader("policy.default", base.into_iter().collect());
     if let Some((place, _)) = reader.value("match") {
         let problem = Diagnostic::error(place.clone(), "the default policy has no `match`");
         reader.report(problem.help("it holds for everything that no other policy is for"));
     }
     let policy = read_policy(&mut reader, context, None);
+    quarantine.read_default(&mut reader);
     reader.finish();
     policy
 }
@@ -148,6 +164,7 @@ fn read_policy(
     let unavailable = reader.choice("unavailable", "accept", &words).flatten();
     let mut checks = Vec::with_capacity(KINDS.len());
     let mut counts_bytes = default.is_some_and(|policy| policy.counts_bytes);
+    let mut holds_at_end = default.is_some_and(|policy| policy.holds_at_end);
     for kind in KINDS {
         let inherited = default
             .and_then(|policy| policy.checks.iter().find(|armed| armed.kind.name == kind.name));
@@ -156,7 +173,7 @@ fn read_policy(
             Some(armed) if !reader.has_own(kind.name) => armed.clone(),
             Some(_) | None if kind.name == threshold::KIND.name => {
                 let check = Thresholds::read_all(reader.tables(kind.name), context);
-                counts_bytes = check.counts_bytes();
+                (counts_bytes, holds_at_end) = (check.counts_bytes(), check.holds_at_end());
                 Armed { kind, mode: Mode::Enforce, check: Arc::new(check) }
             }
             Some(_) | None => read_check(kind, reader, context),
@@ -178,7 +195,17 @@ fn read_policy(
         Some(policy) if !reader.has_own("scan") => policy.scanning.clone(),
         _ => Scanning::read(&mut reader.table("scan"), context.scanners).map(Arc::new),
     };
-    Policy { name, checks, spare, enforces_blocks, unavailable, editing, scanning, counts_bytes }
+    Policy {
+        name,
+        checks,
+        spare,
+        enforces_blocks,
+        unavailable,
+        editing,
+        scanning,
+        counts_bytes,
+        holds_at_end,
+    }
 }
 
 fn read_check(kind: &'static Kind, reader: &mut Reader<'_>, context: &Context<'_>) -> Armed {

@@ -12,6 +12,7 @@ use mpp_settings::{Diagnostic, Reader, Session, Table};
 use crate::directory::{self, Directory};
 use crate::policies;
 use crate::proxy::{self, Proxy};
+use crate::quarantine::Quarantine;
 use crate::scanner::{self, Scanner};
 use crate::store::{self, Store};
 
@@ -91,21 +92,6 @@ pub struct Spool {
     pub size: u64,
 }
 
-/// `[quarantine]`: messages that are held for a person to look at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Quarantine {
-    /// Where they are; empty: in the state directory.
-    pub folder: String,
-    /// For how long they are kept, in milliseconds.
-    pub keep_ms: u64,
-    /// How many bytes all of them may take on disk; the oldest go first.
-    pub size: u64,
-    /// How many bytes those of one recipient may take.
-    pub user_size: u64,
-    /// What the links of digests begin with, up to the `?`; empty: they have none.
-    pub links: String,
-}
-
 /// `[networks]`: who is ours.
 #[derive(Clone, Debug)]
 pub struct Networks {
@@ -124,13 +110,20 @@ pub(crate) fn read(root: &Table, session: &Session, seed: u64) -> Configuration 
     let scanners = scanner::read(&mut root, session);
     let store = store::read(&mut root.table("store"));
     let spool = read_spool(&mut root.table("spool"));
-    let quarantine = read_quarantine(&mut root.table("quarantine"));
+    let mut quarantine = Quarantine::read(&mut root.table("quarantine"));
     let (networks, ring) = read_networks(&mut root.table("networks"), seed);
     let directories = directory::read(&mut root, session, ring);
     let names: Vec<Arc<str>> = scanners.iter().map(|it| Arc::clone(&it.name)).collect();
-    let read = policies::read(&mut root, session, ring, (&directories, &names));
+    let known = policies::Known { directories: &directories, scanners: &names };
+    let read = policies::read(&mut root, session, ring, (known, &mut quarantine));
     let policies::Read { policies, recipients, groups } = read;
     let has_proxy = !proxies.is_empty();
+    if quarantine.has_digests() && !has_proxy {
+        let place = root.table("policy").place();
+        let problem = Diagnostic::warning(place, "digests leave by a proxy, and there is none");
+        session
+            .report(problem.help("add [proxy.NAME] with the `next_hop` that takes mail for users"));
+    }
     if let Some(problem) = useless_editing(&mut root, &listen, has_proxy, &policies) {
         session.report(problem);
     }
@@ -172,29 +165,6 @@ fn read_spool(table: &mut Reader<'_>) -> Spool {
     };
     table.finish();
     spool
-}
-
-fn read_quarantine(table: &mut Reader<'_>) -> Quarantine {
-    let quarantine = Quarantine {
-        folder: table.text("folder", ""),
-        keep_ms: table.duration_ms("keep", "30d").max(1),
-        size: table.size_bytes("size", "10 GiB"),
-        user_size: table.size_bytes("user_size", "200 MiB"),
-        links: table.text("links", ""),
-    };
-    let is_web =
-        quarantine.links.starts_with("https://") || quarantine.links.starts_with("http://");
-    let is_plain =
-        quarantine.links.bytes().all(|b| b.is_ascii_graphic() && !b"?#<>\"'&".contains(&b));
-    let is_fine = quarantine.links.is_empty() || is_web && is_plain;
-    if !is_fine {
-        table.mistake(
-            "links",
-            "expected a place on the web, such as \"https://mail.example.org/held\"",
-        );
-    }
-    table.finish();
-    quarantine
 }
 
 fn read_listen(table: &mut Reader<'_>) -> Listen {

@@ -25,6 +25,9 @@ pub struct Shared {
     pub server: Backend,
     /// So long a decision waits for it at the most, in milliseconds.
     pub deadline_ms: u64,
+    /// Without the server a sender whom this node does not know is a matter of his policy's
+    /// `unavailable`; else he waits as a stranger does.
+    pub strangers_are_unavailable: bool,
 }
 
 /// The servers that can keep it.
@@ -103,6 +106,7 @@ pub struct Sql {
 /// Reads `[store]`.
 pub(crate) fn read(table: &mut Reader<'_>) -> Store {
     const KINDS: [(&str, u8); 3] = [("embedded", 0), ("redis", 1), ("sql", 2)];
+    const STRANGERS: [(&str, bool); 2] = [("wait", false), ("unavailable", true)];
     let kind = table.choice("kind", "embedded", &KINDS).unwrap_or(0);
     let server = match kind {
         0 => None,
@@ -113,7 +117,9 @@ pub(crate) fn read(table: &mut Reader<'_>) -> Store {
         None => Store::Embedded,
         Some(server) => {
             let deadline_ms = table.duration_ms("deadline", "250ms").max(10);
-            Store::Shared(Box::new(Shared { server, deadline_ms }))
+            let strangers = table.choice("strangers", "wait", &STRANGERS);
+            let strangers_are_unavailable = strangers.unwrap_or(false);
+            Store::Shared(Box::new(Shared { server, deadline_ms, strangers_are_unavailable }))
         }
     };
     table.finish();

@@ -39,6 +39,8 @@ pub struct Policy {
     pub scanning: Option<Arc<Scanning>>,
     /// Whether it counts the bytes of messages.
     pub counts_bytes: bool,
+    /// Whether it may hold a message at its end that was let through until then.
+    pub holds_at_end: bool,
 }
 
 /// When an identity has a history good enough that no single fact blocks it, and who is let
@@ -138,6 +140,7 @@ pub struct Policies {
     has_parents: [bool; 3],
     needs: Needs,
     count_bytes: bool,
+    hold_at_end: bool,
     scan: bool,
 }
 
@@ -195,6 +198,8 @@ impl Policies {
         let needs = needs(&default, &others);
         let count_bytes =
             default.counts_bytes || others.iter().any(|(policy, _)| policy.counts_bytes);
+        let hold_at_end =
+            default.holds_at_end || others.iter().any(|(policy, _)| policy.holds_at_end);
         let scans = |policy: &Policy| {
             policy.scanning.as_ref().is_some_and(|scanning| scanning.mode != Mode::Off)
         };
@@ -203,6 +208,7 @@ impl Policies {
             default,
             needs,
             count_bytes,
+            hold_at_end,
             scan,
             entries: Vec::with_capacity(others.len()),
             index: HashMap::new(),
@@ -382,6 +388,11 @@ impl Policies {
     /// Whether any of them counts the bytes of messages.
     pub fn count_bytes(&self) -> bool {
         self.count_bytes
+    }
+
+    /// Whether any of them may hold a message at its end, so that a door has to keep it until then.
+    pub fn hold_at_end(&self) -> bool {
+        self.hold_at_end
     }
 
     /// Whether any of them has messages scanned, so that a door has to see them whole.

@@ -290,6 +290,26 @@ impl Recipients {
         }
     }
 
+    /// Whose the recipient's mail may be: he himself, and then whoever the address without what
+    /// follows a delimiter names; each with whether a list names that user.
+    pub fn owners(&self, facts: &Facts<'_>, ring: Keyring) -> Vec<(String, bool)> {
+        let (local, domain) = address::split(facts.recipient);
+        let chain = match self.chain_of(facts, ring) {
+            Some(chain) => chain.clone(),
+            // It may be a domain that only directories know.
+            None => self.asked.iter().fold(Chain::default(), |mut all, (_, chain)| {
+                all.join(chain);
+                all
+            }),
+        };
+        let owner = |stem: &str| {
+            let owner = format!("{stem}@{domain}");
+            let is_listed = self.known.contains(&ring.text(&owner));
+            (owner, is_listed)
+        };
+        chain.stems(local).into_iter().flatten().map(owner).collect()
+    }
+
     /// The directories of a domain that is written down.
     fn chain_of(&self, facts: &Facts<'_>, ring: Keyring) -> Option<&Chain> {
         if let Some(chain) = self.domains.get(&facts.keys.recipient_domain) {

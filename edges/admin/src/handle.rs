@@ -33,6 +33,10 @@ pub(crate) async fn answer(
                 report.insert("proxies".into(), control.proxies());
                 report.insert("scanners".into(), hub.scanner_numbers());
             }
+            let spared = hub.spared(&report);
+            if let Some(report) = report.as_object_mut() {
+                report.insert("spared".into(), spared);
+            }
             Ok(report)
         }
         "settle" => {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mpp_engine::decide::{Remark, Value};
 use mpp_engine::scan::{Class, Fate, Scanned, Scanning};
+use mpp_hub::quarantine::HeldFor;
 use mpp_hub::scanner::Letter;
 use mpp_hub::{Hub, Observed, Order};
 
@@ -17,8 +18,8 @@ pub(crate) struct Named {
     pub(crate) parameters: String,
     /// How his mail is scanned; nothing: it is not.
     pub(crate) order: Option<Order>,
-    /// Whether it is held whatever scanners say.
-    pub(crate) is_held: bool,
+    /// The policy that has it held whatever scanners say.
+    pub(crate) held_by: Option<Arc<str>>,
 }
 
 impl Named {
@@ -47,7 +48,7 @@ fn scannings(named: &[Named]) -> Vec<Arc<Scanning>> {
 
 /// Whether a message has to be there whole before anything becomes of it.
 pub(crate) fn is_spooled(named: &[Named]) -> bool {
-    named.iter().any(|named| named.is_held || named.scanning().is_some())
+    named.iter().any(|named| named.held_by.is_some() || named.scanning().is_some())
 }
 
 /// Shows a message to the scanners that any of the policies wants.
@@ -65,7 +66,7 @@ pub(crate) async fn look_into(hub: &Hub, letter: Letter, named: &[Named]) -> Vec
 /// What is to become of a message for each recipient; what is queued already is never refused.
 pub(crate) fn fates(named: &[Named], found: &[Found], is_queued: bool) -> Vec<Fate> {
     let fate = |named: &Named| {
-        if named.is_held {
+        if named.held_by.is_some() {
             return Fate::Quarantine;
         }
         let Some(scanning) = named.scanning() else { return Fate::Deliver };
@@ -83,6 +84,27 @@ pub(crate) fn observed(found: &[Found]) -> Option<Observed> {
     let asked = found.iter().filter(|found| !found.scanned.findings.is_empty());
     let class = asked.map(|found| found.scanned.class).max()?;
     Some(if class == Class::Clean { Observed::Clean } else { Observed::Spam })
+}
+
+/// For whom a message is held, by the numbers of recipients; and why, in a word.
+pub(crate) async fn held_for(
+    hub: &Hub,
+    (named, numbers): (&[Named], &[usize]),
+    (worst, bare): (&Scanned, impl Fn(&str) -> String),
+) -> (Vec<HeldFor>, String) {
+    let held: Vec<&Named> = numbers.iter().filter_map(|number| named.get(*number)).collect();
+    let mut all = Vec::with_capacity(held.len());
+    for named in &held {
+        let address = bare(&named.path);
+        let by = named.held_by.as_ref();
+        let policy = by.or_else(|| named.order.as_ref().map(|order| &order.policy));
+        let policy = policy.map(ToString::to_string).unwrap_or_default();
+        let user = hub.user_of(&address).await;
+        all.push(HeldFor { address, user, policy });
+    }
+    let is_by_policy = held.iter().all(|named| named.held_by.is_some());
+    let reason = if is_by_policy { "hold" } else { worst.class.name() };
+    (all, reason.to_owned())
 }
 
 /// What is said of it to people.

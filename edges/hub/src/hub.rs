@@ -97,6 +97,8 @@ pub struct Judged {
     pub edits: Option<Edits>,
     /// How the recipient's mail is scanned; only at RCPT, and only if it is let through.
     pub scan: Option<Order>,
+    /// The policy, if it wants the mail held.
+    pub held_by: Option<Arc<str>>,
 }
 
 /// How the mail of a recipient is scanned.
@@ -304,14 +306,17 @@ impl Hub {
             bytes: facts.size_bytes,
             check: decision.check,
             action: decision.verdict.action,
+            is_repeat: facts.repeat != Repeat::No,
             is_marked: false,
             shadow: shadow.map(|(check, verdict)| (check, verdict.action)),
         });
         let entry = Entry { asked, facts: &facts, policy, decision: &decision, shadow, trips };
         self.write_line(desk, &entry, (id, now_ms));
         let edits = edits(&facts, policy, &decision, id);
+        let is_held = decision.verdict.action == Action::Hold;
+        let held_by = is_held.then(|| Arc::clone(&policy.name));
         desk.lower = lower;
-        Judged { decision, reply, id, edits, scan }
+        Judged { decision, reply, id, edits, scan, held_by }
     }
 
     /// What is known of the transaction from before.

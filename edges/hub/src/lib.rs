@@ -24,6 +24,7 @@ pub mod scanner;
 pub mod session;
 mod settle;
 mod sketch;
+mod spared;
 pub mod spool;
 mod station;
 pub mod statistics;

@@ -47,6 +47,7 @@ impl Hub {
             bytes: asked.size_bytes,
             check,
             action: verdict.action,
+            is_repeat: false,
             is_marked: remarks_say_marked(&desk.case.remarks),
             shadow: None,
         });
@@ -54,7 +55,7 @@ impl Hub {
             Entry { asked, facts: &facts, policy, decision: &decision, shadow: None, trips: 0 };
         self.write_line(desk, &entry, (id, now_ms));
         desk.lower = lower;
-        Judged { decision, reply, edits: None, id, scan: None }
+        Judged { decision, reply, edits: None, id, scan: None, held_by: None }
     }
 
     /// What is to be done to a message whose text begins, for a door that has passed it on by the time

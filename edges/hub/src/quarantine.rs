@@ -24,9 +24,7 @@ pub struct Holding {
     /// The envelope sender; empty is the null sender.
     pub sender: String,
     /// The recipients that it is held for.
-    pub recipients: Vec<String>,
-    /// The policy that wants it held.
-    pub policy: String,
+    pub recipients: Vec<HeldFor>,
     /// Why: a word such as `spam`, `virus`, `hold`.
     pub reason: String,
     /// Points, in hundredths.
@@ -37,6 +35,17 @@ pub struct Holding {
     pub route: String,
     /// Header fields to be put before the text, each line with its CRLF.
     pub header: String,
+}
+
+/// Somebody that a message is held for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeldFor {
+    /// The address, as the client named it.
+    pub address: String,
+    /// Whose it is: the address in lower case, without a detail (`user+detail@`).
+    pub user: String,
+    /// The policy that wants it held.
+    pub policy: String,
 }
 
 /// The field of a message that was released: it is let through everywhere where the same key is.

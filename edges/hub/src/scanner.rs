@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mpp_engine::scan::{Finding, Scanned, Scanning};
 
@@ -63,8 +64,8 @@ pub trait Scanner: Send + Sync {
     /// Connects to every server anew and says what works.
     fn examine(&self) -> Answering<'_, Vec<Examined>>;
 
-    /// Numbers for status and metrics: scans done, failed, busy, too large; milliseconds in all;
-    /// which servers are down.
+    /// Numbers for status and metrics: scans done, failed, busy, too large; milliseconds in all, waits
+    /// included; microseconds of those done, without waits; which servers are down.
     fn numbers(&self) -> Vec<(&'static str, u64)>;
 }
 
@@ -76,6 +77,8 @@ pub type OpenScanner =
 #[derive(Clone, Default)]
 pub struct Scanners {
     all: Vec<(Arc<mpp_config::scanner::Scanner>, Arc<dyn Scanner>)>,
+    /// Messages that were shown to any, since the start.
+    letters: Arc<AtomicU64>,
 }
 
 impl std::fmt::Debug for Scanners {
@@ -97,7 +100,7 @@ impl Scanners {
             let scanner = same.map_or_else(|| open(settings), |(_, scanner)| Arc::clone(scanner));
             (Arc::clone(settings), scanner)
         });
-        Self { all: all.collect() }
+        Self { all: all.collect(), letters: Arc::clone(&before.letters) }
     }
 
     /// Each with its settings.
@@ -108,6 +111,7 @@ impl Scanners {
     /// Has a message looked into as several policies want it, each scanner once: the first ones side
     /// by side, the others only where those are not sure.
     pub async fn scan(&self, all: &[&Scanning], letter: &Arc<Letter>) -> Vec<Scanned> {
+        self.letters.fetch_add(1, Ordering::Relaxed);
         let mut asked = Vec::new();
         let mut results = Vec::new();
         for scanning in all {
@@ -177,6 +181,12 @@ impl Hub {
             Value::Object(row)
         });
         rows.collect()
+    }
+
+    /// What the scanners were spared, of what the statistics report; see [`crate::spared`].
+    pub fn spared(&self, report: &Value) -> Value {
+        let letters = self.live().scanners.letters.load(Ordering::Relaxed);
+        crate::spared::spared(report, letters)
     }
 
     /// Connects to every server of every scanner anew and says what works: rows as

@@ -78,6 +78,8 @@ pub struct Counted<'a> {
     pub check: &'static str,
     /// What it decided.
     pub action: Action,
+    /// Whether it is known from before, of this door or of one in front of it.
+    pub is_repeat: bool,
     /// Whether it was delivered with a mark, or to somebody else.
     pub is_marked: bool,
     /// What a check in shadow mode would have decided.
@@ -93,7 +95,8 @@ impl Statistics {
         if counted.check == SCAN {
             let is_caught = counted.action != Action::Accept || counted.is_marked;
             row.funnel.was_scanned((refuses, is_caught), counted.bytes);
-        } else {
+        } else if refuses || !counted.is_repeat {
+            // A message that passes two doors passes once.
             row.funnel.decided(counted.stage, refuses, counted.bytes);
         }
         if let Some((check, action)) = counted.shadow {
@@ -487,6 +490,7 @@ mod tests {
             bytes: 0,
             check: "greylist",
             action: Action::Defer,
+            is_repeat: false,
             is_marked: false,
             shadow: None,
         });

@@ -11,12 +11,14 @@ pub type Later<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 /// What is remembered between decisions.
 ///
 /// Every backend keeps the same contract and passes the same suite
-/// (`edges/stores/tests/conformance.rs`). Time is an argument: a store has no clock of its own for
+/// (`edges/stores/tests/conformance`). Time is an argument: a store has no clock of its own for
 /// anything that a decision can see, and an entry is judged at the `now_ms` of the question, so an
 /// entry that has run out is never seen even if nothing has swept it yet.
 pub trait Store: Send + Sync {
     /// Answers all questions of one decision in one atomic step: no other decision's questions or
     /// effects fall between them. `answers` is emptied, then holds one answer a question, in order.
+    /// A store on a server may be weaker: each question is atomic, and what is only read may be a
+    /// moment older than what is counted.
     ///
     /// Returns `None` if the answers are there already, as with a store in memory; else what to
     /// await. A store that cannot answer gives [`Answer::Unavailable`].

@@ -18,6 +18,10 @@ struct Inquiry {
     live: Arc<Live>,
     address: String,
     look_ups: Vec<(LookUp, Vec<Wanted>)>,
+    /// As [`mpp_engine::recipients::Recipients::owners`] has them.
+    owners: Vec<(String, bool)>,
+    /// Whether its domain is written down as one of ours.
+    is_ours: bool,
 }
 
 impl Inquiry {
@@ -37,7 +41,9 @@ impl Inquiry {
             .map(|look_up| (look_up, texts.wanted(look_up.about)))
             .collect();
         let address = facts.recipient.to_owned();
-        Ok(Self { live, address, look_ups })
+        let owners = configuration.recipients.owners(&facts, configuration.ring);
+        let is_ours = configuration.recipients.covers(&facts, configuration.ring);
+        Ok(Self { live, address, look_ups, owners, is_ours })
     }
 }
 
@@ -80,21 +86,10 @@ impl Hub {
     /// It is no address.
     pub async fn recipient(&self, recipient: &str) -> Result<Value, String> {
         let inquiry = Inquiry::of(self.live(), recipient)?;
-        let now_ms = self.now_ms();
-        let keys = inquiry.look_ups.iter().map(|(look_up, _)| look_up.key);
-        let questions: Vec<Question> =
-            keys.map(|key| Question::Since { shelf: Shelf::Looked, key }).collect();
-        let mut answers = Vec::new();
-        if let Some(later) = self.store().ask(now_ms, &questions, &mut answers) {
-            later.await;
-        }
+        let answers = self.kept_of(&inquiry).await;
         let directories = &inquiry.live.directories;
-        let rows = inquiry.look_ups.iter().zip(answers).map(|((look_up, wanted), answer)| {
+        let rows = inquiry.look_ups.iter().zip(answers).map(|((look_up, wanted), kept)| {
             let station = directories.station(look_up.source);
-            let kept = match answer {
-                Answer::Since(Some(moment)) => Found::of(moment, now_ms),
-                _ => None,
-            };
             let lifetimes = station.map(|station| station.configured.source.lifetimes);
             let holds = matches!(lifetimes.unwrap_or_default().judge(kept), Kept::Holds(..));
             json!({
@@ -107,6 +102,78 @@ impl Hub {
         });
         let rows: Vec<Value> = rows.collect();
         Ok(json!({ "address": inquiry.address, "kept": rows }))
+    }
+
+    /// Whose the mail for an address is: of `user+detail@` it is the user's, where a delimiter is
+    /// configured. Lists know best, then what directories have said lately; without either what stands
+    /// before the first delimiter is the user.
+    pub async fn user_of(&self, recipient: &str) -> String {
+        let whole = recipient.to_lowercase();
+        let Ok(inquiry) = Inquiry::of(self.live(), &whole) else { return whole };
+        let owners = &inquiry.owners;
+        let mut owner = owners.iter().find(|(_, is_listed)| *is_listed).map(|(owner, _)| owner);
+        if owner.is_none() && owners.len() > 1 {
+            let known = self.known_of(&inquiry).await;
+            owner = owners.iter().map(|(owner, _)| owner).find(|owner| known.contains(owner));
+            owner = owner.or_else(|| owners.get(1).map(|(owner, _)| owner));
+        }
+        // The rest as it was named: an address of another spelling is another row of lists.
+        let stem = owner.map_or("", |owner| address::split(owner).0);
+        match whole.rsplit_once('@') {
+            Some((local, domain)) if !stem.is_empty() && local.starts_with(stem) => {
+                format!("{stem}@{domain}")
+            }
+            _ => whole,
+        }
+    }
+
+    /// Whether an address is a user's, as lists and directories say now; nothing: none is asked about
+    /// its domain.
+    pub async fn is_user(&self, address: &str) -> Option<bool> {
+        let inquiry = Inquiry::of(self.live(), address).ok()?;
+        if inquiry.owners.iter().any(|(_, is_listed)| *is_listed) {
+            return Some(true);
+        }
+        let is_his = |look_up: &LookUp| matches!(look_up.about, About::Recipient { .. });
+        let mut asked = false;
+        for (look_up, wanted) in inquiry.look_ups.iter().filter(|(look_up, _)| is_his(look_up)) {
+            asked = true;
+            let directories = &inquiry.live.directories;
+            let Some(station) = directories.station(look_up.source) else { continue };
+            let (answer, _) = directories.probe(station, wanted).await;
+            if found(&answer) == Found::Yes {
+                return Some(true);
+            }
+        }
+        (asked || inquiry.is_ours).then_some(false)
+    }
+
+    /// Users that directories have said exist, of all that they may be asked about an address.
+    async fn known_of(&self, inquiry: &Inquiry) -> Vec<String> {
+        let answers = self.kept_of(inquiry).await;
+        let rows = inquiry.look_ups.iter().zip(answers);
+        let known = rows.filter(|((look_up, _), kept)| {
+            matches!(look_up.about, About::Recipient { .. })
+                && matches!(kept, Some((Found::Yes, _)))
+        });
+        known.flat_map(|((_, wanted), _)| wanted.iter().map(|it| it.address.clone())).collect()
+    }
+
+    /// What is kept of each of these look-ups, and how old it is.
+    async fn kept_of(&self, inquiry: &Inquiry) -> Vec<Option<(Found, u64)>> {
+        let now_ms = self.now_ms();
+        let keys = inquiry.look_ups.iter().map(|(look_up, _)| look_up.key);
+        let questions: Vec<Question> =
+            keys.map(|key| Question::Since { shelf: Shelf::Looked, key }).collect();
+        let mut answers = Vec::new();
+        if let Some(later) = self.store().ask(now_ms, &questions, &mut answers) {
+            later.await;
+        }
+        let kept = |answer| match answer {
+            Answer::Since(Some(moment)) => Found::of(moment, now_ms),
+            _ => None,
+        };
+        answers.into_iter().map(kept).collect()
     }
 
     /// Forgets what is kept of an address. Returns of how many directories.

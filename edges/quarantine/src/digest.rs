@@ -1,20 +1,15 @@
 //! Digests: a message to a user that lists what was held for him since the last one, and what was
 //! refused at the border.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
-use mail_builder::MessageBuilder;
-use mail_builder::headers::raw::Raw;
-use mpp_hub::html::escaped;
 use mpp_hub::id::Id;
 use serde_json::Value;
 use sqlx::Row as _;
 
 use crate::clean;
 use crate::index::{Index, signed, trouble, unsigned};
-use crate::record::{Row, domain};
-use crate::seal::Seal;
+use crate::letter::Made;
 use crate::search::{Scope, Search};
 use crate::{Inner, Quarantine};
 
@@ -31,6 +26,8 @@ const LETTERS_MAX: usize = 200;
 pub struct Refused {
     /// The decision.
     pub id: Id,
+    /// For whom it was.
+    pub recipient: String,
     /// The envelope sender; empty is the null sender.
     pub sender: String,
     /// What the client was told.
@@ -38,12 +35,13 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Reads a line of the decision log, or what [`Refused::to_json`] made of one; nothing if it
-    /// tells of something else.
+    /// Reads a line of the decision log that tells of a refusal, or what [`Refused::to_json`] made of
+    /// one; nothing if it lacks something.
     pub fn of(line: &Value) -> Option<Self> {
         let text = |name: &str| line.get(name).and_then(Value::as_str);
         Some(Self {
             id: Id::parse(text("id")?)?,
+            recipient: text("recipient")?.to_lowercase(),
             sender: clean::line(text("sender")?, LETTERS_MAX),
             why: clean::line(text("reply").or_else(|| text("reason"))?, LETTERS_MAX),
         })
@@ -52,7 +50,8 @@ impl Refused {
     /// As JSON.
     pub fn to_json(&self) -> Value {
         serde_json::json!({
-            "id": self.id.to_string(), "sender": self.sender, "reply": self.why
+            "id": self.id.to_string(), "recipient": self.recipient, "sender": self.sender,
+            "reply": self.why
         })
     }
 }
@@ -64,6 +63,19 @@ struct Known {
     held: Id,
     /// The last that was refused.
     refused: Id,
+}
+
+/// What is wanted of a digest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Whose.
+    pub user: String,
+    /// What was refused for him.
+    pub refused: Vec<Refused>,
+    /// Only what came before; nothing: up to now.
+    pub before: Option<Id>,
+    /// Where his mail goes, if he is to be told although nothing was held.
+    pub route_alone: Option<String>,
 }
 
 /// A digest that is to be sent.
@@ -92,50 +104,13 @@ impl Quarantine {
         self.run(move |inner| async move { inner.index.digest_users(after).await }).await
     }
 
-    /// The digest of a user; nothing if nothing was held since the last one. Of what was refused it
-    /// lists what is newer than in the last one.
+    /// The digest of a user; nothing if there is nothing to tell. Of what was refused it lists what is
+    /// newer than in the last one.
     ///
     /// # Errors
     /// The index cannot be read.
-    pub async fn digest(
-        &self,
-        user: &str,
-        mut refused: Vec<Refused>,
-    ) -> Result<Option<Digest>, String> {
-        let user = user.to_lowercase();
-        let make = |inner: Arc<Inner>| async move {
-            let keep_ms = inner.settings().keep_ms;
-            let known = inner.index.digest_until(&user).await?;
-            let search = Search {
-                scope: Scope::User(user.clone()),
-                after: Some(known.held.to_string()),
-                most: LISTED_MAX,
-                ..Search::default()
-            };
-            let page = inner.index.list(&search).await?;
-            let Some(newest) = page.rows.first() else { return Ok(None) };
-            let route = newest.route.clone();
-            refused.retain(|it| it.id > known.refused);
-            refused.sort_by_key(|it| std::cmp::Reverse(it.id));
-            let until = Known {
-                held: Id::parse(&newest.id).unwrap_or(known.held),
-                refused: refused.first().map_or(known.refused, |it| it.id),
-            };
-            let settings = inner.settings();
-            let made = Made {
-                links: (!settings.links.is_empty()).then_some((&*settings.links, &inner.seal)),
-                user: &user,
-                rows: &page.rows,
-                refused: &refused,
-                is_more: page.cursor.is_some(),
-                now_ms: inner.clock.now_ms(),
-                keep_ms,
-            };
-            let text = made.message(until.held).map_err(|error| error.to_string())?;
-            let count = page.rows.len();
-            Ok(Some(Digest { user, count, route, text, until }))
-        };
-        self.run(make).await
+    pub async fn digest(&self, wanted: Wanted) -> Result<Option<Digest>, String> {
+        self.run(|inner| async move { inner.digest(wanted).await }).await
     }
 
     /// Notes that a digest was sent.
@@ -148,159 +123,46 @@ impl Quarantine {
     }
 }
 
-/// What a digest is made of.
-struct Made<'a> {
-    /// What links begin with, and what signs them; nothing: there are none.
-    links: Option<(&'a str, &'a Seal)>,
-    user: &'a str,
-    rows: &'a [Row],
-    /// Newest first.
-    refused: &'a [Refused],
-    is_more: bool,
-    now_ms: u64,
-    keep_ms: u64,
-}
-
-impl Made<'_> {
-    fn message(&self, until: Id) -> std::io::Result<Vec<u8>> {
-        let domain = domain(self.user);
-        let count = self.rows.len();
-        let plural = if count == 1 { "message was" } else { "messages were" };
-        let subject = format!("{count} {plural} held for you");
-        let seconds = i64::try_from(self.now_ms / 1000).unwrap_or(0);
-        MessageBuilder::new()
-            .from(("Quarantine", format!("postmaster@{domain}").as_str()))
-            .to(self.user)
-            .subject(subject.as_str())
-            .date(seconds)
-            .message_id(format!("digest.{until}.{}@{domain}", self.now_ms))
-            // No holiday reply answers it (RFC 3834), and no list takes it.
-            .header("Auto-Submitted", Raw::new("auto-generated"))
-            .header("X-Auto-Response-Suppress", Raw::new("All"))
-            .text_body(self.plain())
-            .html_body(self.html())
-            .write_to_vec()
+impl Inner {
+    async fn digest(self: Arc<Self>, wanted: Wanted) -> Result<Option<Digest>, String> {
+        let Wanted { user, mut refused, before, route_alone } = wanted;
+        let user = user.to_lowercase();
+        let known = self.index.digest_until(&user).await?;
+        let search = Search {
+            scope: Scope::User(user.clone()),
+            after: Some(known.held.to_string()),
+            cursor: before.map(|before| before.to_string()),
+            most: LISTED_MAX,
+            ..Search::default()
+        };
+        let page = self.index.list(&search).await?;
+        refused.retain(|it| it.id > known.refused && before.is_none_or(|before| it.id < before));
+        refused.sort_by_key(|it| std::cmp::Reverse(it.id));
+        let newest = page.rows.first();
+        let route = newest.map(|row| row.route.clone());
+        let route_alone = route_alone.filter(|_| !refused.is_empty());
+        let Some(route) = route.or(route_alone) else { return Ok(None) };
+        let until = Known {
+            held: newest.and_then(|row| Id::parse(&row.id)).unwrap_or(known.held),
+            refused: refused.first().map_or(known.refused, |it| it.id),
+        };
+        let settings = self.settings();
+        let made = Made {
+            links: (!settings.links.is_empty()).then_some((&*settings.links, &self.seal)),
+            user: &user,
+            rows: &page.rows,
+            refused: &refused,
+            is_more: page.cursor.is_some(),
+            now_ms: self.clock.now_ms(),
+            quarantine: &settings,
+        };
+        let Known { held, refused: last } = until;
+        let tag = self.seal.tag(&format!("digest {held} {last} {user}"));
+        let name = format!("{held}.{}", tag.get(..16).unwrap_or_default());
+        let text = made.message(&name).map_err(|error| error.to_string())?;
+        let count = if page.rows.is_empty() { refused.len() } else { page.rows.len() };
+        Ok(Some(Digest { user, count, route, text, until }))
     }
-
-    /// The link that lets a message out.
-    fn link(&self, row: &Row) -> Option<String> {
-        let (base, seal) = self.links?;
-        let until_ms = row.at_ms.saturating_add(self.keep_ms);
-        let token = seal.token(Id::parse(&row.id)?, self.user, until_ms);
-        Some(format!("{base}?t={token}"))
-    }
-
-    fn how(&self) -> String {
-        if self.links.is_some() {
-            return format!(
-                "A link opens a page where you can have the message delivered. They are kept for {}.",
-                mpp_settings::form::duration_text(self.keep_ms)
-            );
-        }
-        format!(
-            "To have one of them delivered, ask postmaster@{} and name its id. They are kept for {}.",
-            domain(self.user),
-            mpp_settings::form::duration_text(self.keep_ms)
-        )
-    }
-
-    fn plain(&self) -> String {
-        let mut out = format!("Held for {} since the last digest:\n", self.user);
-        for row in self.rows {
-            // Writing to a string cannot fail.
-            let _ = write!(
-                out,
-                "\n{}  {}\n  From:    {}\n  Subject: {}\n  Why:     {}\n",
-                row.id,
-                time_text(row.at_ms),
-                sender(&row.sender),
-                row.subject,
-                row.reason
-            );
-            if let Some(link) = self.link(row) {
-                let _ = writeln!(out, "  Deliver: {link}");
-            }
-        }
-        if self.is_more {
-            out.push_str("\nThere are more.\n");
-        }
-        let _ = write!(out, "\n{}\n", self.how());
-        if !self.refused.is_empty() {
-            let _ = write!(out, "\n{REFUSED}\n");
-        }
-        for refused in self.refused {
-            let _ = write!(
-                out,
-                "\n{}  {}\n  From:    {}\n  Why:     {}\n",
-                refused.id,
-                time_text(refused.id.ms()),
-                sender(&refused.sender),
-                refused.why
-            );
-        }
-        out
-    }
-
-    fn html(&self) -> String {
-        let mut out = format!(
-            "<!DOCTYPE html>\n<html><body>\n<p>Held for {} since the last digest:</p>\n\
-             <table border=\"1\" cellpadding=\"4\">\n<tr><th>Id</th><th>When</th><th>From</th>\
-             <th>Subject</th><th>Why</th></tr>\n",
-            escaped(self.user)
-        );
-        for row in self.rows {
-            out.push_str("<tr>");
-            let (when, from) = (time_text(row.at_ms), sender(&row.sender));
-            cells(&[&row.id, &when, from, &row.subject, &row.reason], &mut out);
-            if let Some(link) = self.link(row) {
-                let _ = write!(out, "<td><a href=\"{}\">deliver</a></td>", escaped(&link));
-            }
-            out.push_str("</tr>\n");
-        }
-        out.push_str("</table>\n");
-        if self.is_more {
-            out.push_str("<p>There are more.</p>\n");
-        }
-        let _ = writeln!(out, "<p>{}</p>", escaped(&self.how()));
-        if !self.refused.is_empty() {
-            let _ = write!(
-                out,
-                "<p>{REFUSED}</p>\n<table border=\"1\" cellpadding=\"4\">\n<tr><th>Id</th>\
-                 <th>When</th><th>From</th><th>Why</th></tr>\n"
-            );
-            for refused in self.refused {
-                let (id, when) = (refused.id.to_string(), time_text(refused.id.ms()));
-                out.push_str("<tr>");
-                cells(&[&id, &when, sender(&refused.sender), &refused.why], &mut out);
-                out.push_str("</tr>\n");
-            }
-            out.push_str("</table>\n");
-        }
-        out.push_str("</body></html>\n");
-        out
-    }
-}
-
-/// What stands above what was refused.
-const REFUSED: &str = "Refused for you, newest first. Whoever sent these was told so, and nothing \
-    of them was kept:";
-
-fn sender(envelope: &str) -> &str {
-    if envelope.is_empty() { "(nobody)" } else { envelope }
-}
-
-fn cells(texts: &[&str], out: &mut String) {
-    for text in texts {
-        // Writing to a string cannot fail.
-        let _ = write!(out, "<td>{}</td>", escaped(text));
-    }
-}
-
-/// A time for people, in UTC.
-pub fn time_text(ms: u64) -> String {
-    let (days, minutes) = (ms / 86_400_000, ms / 60_000 % 1440);
-    let day = mpp_hub::statistics::day_text(days);
-    format!("{day} {:02}:{:02} UTC", minutes / 60, minutes % 60)
 }
 
 impl Index {
@@ -312,10 +174,10 @@ impl Index {
         for _ in 0..USERS_MAX {
             let mut read = self.read.lock().await;
             let row = sqlx::query(
-                "SELECT h.recipient, EXISTS (SELECT 1 FROM held n WHERE n.recipient = h.recipient \
+                "SELECT h.user, EXISTS (SELECT 1 FROM held n WHERE n.user = h.user \
                  AND n.state = 0 AND n.message > coalesce((SELECT d.message FROM digest d \
-                 WHERE d.recipient = h.recipient), 0)) \
-                 FROM held h WHERE h.recipient > ?1 ORDER BY h.recipient LIMIT 1",
+                 WHERE d.user = h.user), 0)) \
+                 FROM held h WHERE h.user > ?1 ORDER BY h.user LIMIT 1",
             );
             let row = row.bind(&after).fetch_optional(&mut *read).await.map_err(trouble)?;
             let Some(row) = row else { return Ok((users, None)) };
@@ -329,7 +191,7 @@ impl Index {
 
     async fn digest_until(&self, user: &str) -> Result<Known, String> {
         let mut read = self.read.lock().await;
-        let row = sqlx::query("SELECT message, refused FROM digest WHERE recipient = ?1");
+        let row = sqlx::query("SELECT message, refused FROM digest WHERE user = ?1");
         let row = row.bind(user).fetch_optional(&mut *read).await.map_err(trouble)?;
         let Some(row) = row else { return Ok(Known { held: Id::of(0), refused: Id::of(0) }) };
         let id = |column: usize| -> Result<Id, String> {
@@ -341,7 +203,7 @@ impl Index {
     async fn digest_sent(&self, user: &str, until: Known) -> Result<(), String> {
         let mut write = self.write.lock().await;
         let row = sqlx::query(
-            "INSERT INTO digest VALUES (?1, ?2, ?3) ON CONFLICT (recipient) DO UPDATE \
+            "INSERT INTO digest VALUES (?1, ?2, ?3) ON CONFLICT (user) DO UPDATE \
              SET message = excluded.message, refused = excluded.refused",
         );
         let row = row.bind(user).bind(signed(until.held.number()));

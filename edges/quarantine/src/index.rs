@@ -7,12 +7,14 @@ use std::path::Path;
 use std::{fs, io};
 
 use mpp_hub::id::Id;
+use mpp_hub::quarantine::HeldFor;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use tokio::sync::Mutex;
 
 use crate::clean;
 use crate::record::{Message, State, bounded, domain};
+use crate::room::Rooms;
 
 /// Its file, and those that SQLite puts beside it.
 const FILES: [&str; 3] = ["index.sqlite", "index.sqlite-wal", "index.sqlite-shm"];
@@ -45,28 +47,39 @@ CREATE TABLE IF NOT EXISTS held (
     domain TEXT NOT NULL,
     state INTEGER NOT NULL,
     changed_ms INTEGER NOT NULL,
+    user TEXT NOT NULL,
+    policy TEXT NOT NULL,
     PRIMARY KEY (message, recipient)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS held_recipient ON held (recipient, message, state);
+CREATE INDEX IF NOT EXISTS held_user ON held (user, message, state);
+CREATE INDEX IF NOT EXISTS held_policy ON held (policy, message);
+CREATE INDEX IF NOT EXISTS held_waiting ON held (policy, message) WHERE state = 0;
 CREATE INDEX IF NOT EXISTS held_domain ON held (domain, message, state);
 CREATE INDEX IF NOT EXISTS held_releasing ON held (message) WHERE state = 1;
-CREATE TABLE IF NOT EXISTS room (recipient TEXT PRIMARY KEY, bytes INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS room_bytes ON room (bytes);
+CREATE TABLE IF NOT EXISTS room (
+    policy TEXT NOT NULL, user TEXT NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (policy, user)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS room_bytes ON room (policy, bytes);
 CREATE TABLE IF NOT EXISTS digest (
-    recipient TEXT PRIMARY KEY, message INTEGER NOT NULL, refused INTEGER NOT NULL
+    user TEXT PRIMARY KEY, message INTEGER NOT NULL, refused INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS run (
+    policy TEXT PRIMARY KEY, slot INTEGER NOT NULL, since INTEGER NOT NULL,
+    until INTEGER NOT NULL, is_done INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(
     subject, content='', contentless_delete=1,
     tokenize='unicode61 remove_diacritics 0'
 );
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 ";
+
+/// The layout above. An index of another one is made anew from the messages.
+const LAYOUT: i64 = 2;
 
 /// How the trouble with an index begins that is no sound one any more.
 pub(crate) const DAMAGED: &str = "the index is damaged";
-
-/// In `room`, all messages are together under the name of nobody.
-const ALL: &str = "";
 
 /// The index of a folder.
 pub(crate) struct Index {
@@ -104,6 +117,11 @@ impl Index {
             .pragma("temp_store", "memory")
             .pragma("cache_size", "-16000");
         let mut write = options.clone().connect().await.map_err(trouble)?;
+        let layout = sqlx::query("PRAGMA user_version").fetch_one(&mut write).await;
+        let layout: i64 = layout.and_then(|row| row.try_get(0)).map_err(trouble)?;
+        if layout != 0 && layout != LAYOUT {
+            return Err(format!("{DAMAGED}: its layout is of another version"));
+        }
         sqlx::raw_sql(SCHEMA).execute(&mut write).await.map_err(trouble)?;
         let read = options.pragma("query_only", "on").connect().await.map_err(trouble)?;
         Ok(Self { write: Mutex::new(write), read: Mutex::new(read) })
@@ -149,24 +167,12 @@ impl Index {
         let mut read = self.read.lock().await;
         let row = sqlx::query(
             "SELECT (SELECT count(*) FROM message WHERE waiting > 0), \
-             coalesce((SELECT bytes FROM room WHERE recipient = ''), 0), \
+             coalesce((SELECT bytes FROM room WHERE policy = '' AND user = ''), 0), \
              (SELECT count(*) FROM held WHERE state = 1)",
         );
         let row = row.fetch_one(&mut *read).await.map_err(trouble)?;
         let of = |at: usize| row.try_get::<i64, _>(at).map(unsigned).map_err(trouble);
         Ok(vec![("messages", of(0)?), ("disk_bytes", of(1)?), ("releasing", of(2)?)])
-    }
-
-    /// How many bytes there are in all.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub(crate) async fn disk_bytes(&self) -> Result<u64, String> {
-        let mut read = self.read.lock().await;
-        let row = sqlx::query("SELECT bytes FROM room WHERE recipient = ''");
-        let row = row.fetch_optional(&mut *read).await.map_err(trouble)?;
-        let bytes = row.map_or(Ok(0), |row| row.try_get::<i64, _>(0)).map_err(trouble)?;
-        Ok(unsigned(bytes))
     }
 
     /// Changes what has become of a message for some of its recipients; returns whether nobody waits
@@ -180,10 +186,27 @@ impl Index {
         changes: &[(String, State)],
         now_ms: u64,
     ) -> Result<bool, String> {
+        let changes: Vec<Change<'_>> =
+            changes.iter().map(|(recipient, state)| (id, recipient.as_str(), *state)).collect();
+        Ok(!self.change_all(&changes, now_ms).await?.is_empty())
+    }
+
+    /// The same of many messages; returns those for which nobody waits any more.
+    ///
+    /// # Errors
+    /// The disk is full, or fails; nothing has changed then.
+    pub(crate) async fn change_all(
+        &self,
+        changes: &[Change<'_>],
+        now_ms: u64,
+    ) -> Result<Vec<Id>, String> {
         let mut write = self.write.lock().await;
-        change(&mut write, id, (changes, now_ms)).await.map_err(trouble)
+        change(&mut write, (changes, now_ms)).await.map_err(trouble)
     }
 }
+
+/// What becomes of a message for one of its recipients.
+pub(crate) type Change<'a> = (Id, &'a str, State);
 
 /// Whether it is no database any more, or not a sound one.
 fn is_damaged(error: &sqlx::Error) -> bool {
@@ -206,10 +229,11 @@ pub(crate) async fn insert_into(
 ) -> Result<(), sqlx::Error> {
     let Message { id, holding, subject, bytes, disk_bytes } = message;
     let id = signed(id.number());
-    let mut recipients: Vec<String> =
-        holding.recipients.iter().map(|recipient| recipient.to_lowercase()).collect();
-    recipients.sort();
-    recipients.dedup();
+    let mut held: Vec<(String, &HeldFor)> =
+        holding.recipients.iter().map(|it| (it.address.to_lowercase(), it)).collect();
+    held.sort_by(|one, other| one.0.cmp(&other.0));
+    held.dedup_by(|one, other| one.0 == other.0);
+    let policy = holding.recipients.first().map_or("", |it| &it.policy);
     let row = sqlx::query(
         "INSERT INTO message VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)",
     );
@@ -219,7 +243,7 @@ pub(crate) async fn insert_into(
         .bind(bounded(&domain(&holding.sender)))
         .bind(subject)
         .bind(bounded(&holding.reason))
-        .bind(bounded(&holding.policy))
+        .bind(bounded(policy))
         .bind(holding.points)
         .bind(bounded(&holding.tests))
         .bind(holding.client.map(|client| client.to_string()).unwrap_or_default())
@@ -227,42 +251,26 @@ pub(crate) async fn insert_into(
         .bind(&holding.route)
         .bind(signed(*bytes))
         .bind(signed(*disk_bytes))
-        .bind(signed(recipients.len() as u64))
+        .bind(signed(held.len() as u64))
         .execute(&mut *all)
         .await?;
-    for recipient in &recipients {
-        let row = sqlx::query("INSERT INTO held VALUES (?1, ?2, ?3, 0, ?4)");
+    let mut rooms = Rooms::default();
+    for (recipient, of) in &held {
+        let row = sqlx::query("INSERT INTO held VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6)");
         row.bind(id)
             .bind(recipient)
             .bind(domain(recipient))
             .bind(signed(holding.at_ms))
+            .bind(&of.user)
+            .bind(&of.policy)
             .execute(&mut *all)
             .await?;
+        rooms.add(&of.policy, &of.user);
     }
-    for recipient in recipients.iter().map(String::as_str).chain([ALL]) {
-        add_room(all, recipient, signed(*disk_bytes)).await?;
-    }
+    rooms.change(all, signed(*disk_bytes)).await?;
     let words: Vec<String> = clean::words(subject).collect();
     let row = sqlx::query("INSERT INTO words (rowid, subject) VALUES (?1, ?2)");
     row.bind(id).bind(words.join(" ")).execute(&mut *all).await.map(drop)
-}
-
-/// Counts what a recipient has here, or all together.
-async fn add_room(
-    write: &mut SqliteConnection,
-    recipient: &str,
-    bytes: i64,
-) -> Result<(), sqlx::Error> {
-    let row = sqlx::query(
-        "INSERT INTO room VALUES (?1, ?2) \
-         ON CONFLICT (recipient) DO UPDATE SET bytes = bytes + excluded.bytes",
-    );
-    row.bind(recipient).bind(bytes).execute(&mut *write).await?;
-    if bytes < 0 {
-        let none = sqlx::query("DELETE FROM room WHERE recipient = ?1 AND bytes <= 0");
-        none.bind(recipient).execute(&mut *write).await?;
-    }
-    Ok(())
 }
 
 async fn remove(write: &mut SqliteConnection, ids: &[Id]) -> Result<(), sqlx::Error> {
@@ -273,11 +281,13 @@ async fn remove(write: &mut SqliteConnection, ids: &[Id]) -> Result<(), sqlx::Er
         let Some(row) = row.bind(id).fetch_optional(&mut *all).await? else { continue };
         let (bytes, waiting): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
         if waiting > 0 {
-            let rows = sqlx::query("SELECT recipient FROM held WHERE message = ?1 AND state < 2");
+            let rows =
+                sqlx::query("SELECT policy, user FROM held WHERE message = ?1 AND state < 2");
+            let mut rooms = Rooms::default();
             for row in rows.bind(id).fetch_all(&mut *all).await? {
-                add_room(&mut all, &row.try_get::<String, _>(0)?, -bytes).await?;
+                rooms.add(row.try_get(0)?, row.try_get(1)?);
             }
-            add_room(&mut all, ALL, -bytes).await?;
+            rooms.change(&mut all, -bytes).await?;
         }
         for statement in [
             "DELETE FROM held WHERE message = ?1",
@@ -292,33 +302,58 @@ async fn remove(write: &mut SqliteConnection, ids: &[Id]) -> Result<(), sqlx::Er
 
 async fn change(
     write: &mut SqliteConnection,
-    id: Id,
-    (changes, now_ms): (&[(String, State)], u64),
+    (changes, now_ms): (&[Change<'_>], u64),
+) -> Result<Vec<Id>, sqlx::Error> {
+    let mut all = write.begin().await?;
+    let mut over = Vec::new();
+    for changes in changes.chunk_by(|one, other| one.0 == other.0) {
+        let Some((id, ..)) = changes.first() else { continue };
+        if change_one(&mut all, (*id, changes), now_ms).await? {
+            over.push(*id);
+        }
+    }
+    all.commit().await?;
+    Ok(over)
+}
+
+/// Whether nobody waits for it any more.
+async fn change_one(
+    all: &mut SqliteConnection,
+    (id, changes): (Id, &[Change<'_>]),
+    now_ms: u64,
 ) -> Result<bool, sqlx::Error> {
     let id = signed(id.number());
-    let mut all = write.begin().await?;
     let row = sqlx::query("SELECT disk_bytes, waiting FROM message WHERE id = ?1");
     let row = row.bind(id).fetch_one(&mut *all).await?;
     let (bytes, mut waiting): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-    for (recipient, state) in changes {
+    let mut rooms = Rooms::default();
+    for (_, recipient, state) in changes {
         // From a state in which it waits only; nothing comes back.
         let row = sqlx::query(
             "UPDATE held SET state = ?3, changed_ms = ?4 \
-             WHERE message = ?1 AND recipient = ?2 AND state < 2",
+             WHERE message = ?1 AND recipient = ?2 AND state < 2 RETURNING policy, user",
         );
         let row = row.bind(id).bind(recipient).bind(state.number()).bind(signed(now_ms));
-        let changed = row.execute(&mut *all).await?.rows_affected();
-        if changed > 0 && *state > State::Releasing {
+        let changed = row.fetch_optional(&mut *all).await?;
+        if let Some(row) = changed.filter(|_| *state > State::Releasing) {
             waiting -= 1;
-            add_room(&mut all, recipient, -bytes).await?;
+            rooms.add(row.try_get(0)?, row.try_get(1)?);
         }
+    }
+    // What others wait for takes the room that it took.
+    for row in
+        sqlx::query("SELECT DISTINCT policy, user FROM held WHERE message = ?1 AND state < 2")
+            .bind(id)
+            .fetch_all(&mut *all)
+            .await?
+    {
+        rooms.spare(row.try_get(0)?, row.try_get(1)?);
     }
     let is_over = waiting <= 0;
     let row = sqlx::query("UPDATE message SET waiting = ?2 WHERE id = ?1 AND waiting > 0");
     let was_waiting = row.bind(id).bind(waiting).execute(&mut *all).await?.rows_affected() > 0;
-    if is_over && was_waiting {
-        add_room(&mut all, ALL, -bytes).await?;
+    if was_waiting {
+        rooms.change(all, -bytes).await?;
     }
-    all.commit().await?;
     Ok(is_over)
 }

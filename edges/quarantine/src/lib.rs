@@ -9,15 +9,19 @@ mod digest;
 mod expire;
 mod files;
 mod index;
+mod letter;
 mod links;
 mod record;
 mod release;
 mod repair;
+mod room;
+mod schedule;
 mod seal;
 mod search;
 mod show;
 mod skeleton;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -31,11 +35,13 @@ use mpp_hub::spool::Spooled;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
-pub use digest::{Digest, Refused, time_text};
+pub use digest::{Digest, Refused, Wanted};
 pub use expire::Expired;
+pub use letter::time_text;
 pub use links::Opened;
 pub use record::{Row, State};
 pub use release::Release;
+pub use schedule::{Place, Run};
 pub use search::{Page, Scope, Search};
 pub use show::{Attachment, Shown};
 
@@ -64,6 +70,10 @@ struct Inner {
     settings: Mutex<Settings>,
     /// Rung when something was held.
     held: Notify,
+    /// The policies that have held something since expiry looked at them.
+    touched: Mutex<BTreeSet<String>>,
+    /// The last run of digests of each policy, as the index has it.
+    runs: tokio::sync::Mutex<Option<BTreeMap<String, Run>>>,
     /// One message is taken apart at a time: each may take some megabytes.
     showing: Semaphore,
 }
@@ -182,7 +192,8 @@ impl Inner {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, String> {
         let files = Files::open(folder).map_err(|error| error.to_string())?;
-        let seal = Seal::open(folder).map_err(|error| error.to_string())?;
+        let secret = settings.secret.as_ref().map(mpp_settings::Secret::reveal);
+        let seal = Seal::open(folder, secret).map_err(|error| error.to_string())?;
         let (index, last) = match Self::open_index(folder, &files).await {
             Err(trouble) if trouble.starts_with(DAMAGED) => {
                 mpp_hub::say(&format!(
@@ -201,6 +212,8 @@ impl Inner {
             clock,
             settings: Mutex::new(settings.clone()),
             held: Notify::new(),
+            touched: Mutex::default(),
+            runs: tokio::sync::Mutex::default(),
             showing: Semaphore::new(1),
         })
     }
@@ -216,6 +229,11 @@ impl Inner {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The policies that have held something since this was asked last.
+    fn take_touched(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     async fn hold(self: Arc<Self>, holding: Holding, text: Arc<Spooled>) -> Result<Id, String> {
         let id = self.ids.next(holding.at_ms);
         let inner = Arc::clone(&self);
@@ -229,6 +247,8 @@ impl Inner {
             self.remove(id).await;
             return Err(trouble);
         }
+        let policies = message.holding.recipients.into_iter().map(|it| it.policy);
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner).extend(policies);
         self.held.notify_one();
         Ok(id)
     }
@@ -287,6 +307,8 @@ async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|error| Err(error.to_string()))
 }
 
+#[cfg(test)]
+mod expire_tests;
 #[cfg(test)]
 mod million_tests;
 #[cfg(test)]

@@ -51,14 +51,14 @@ mod tests {
     #[test]
     fn a_link_opens_one_message_for_one_user_for_a_time() {
         let folder = tempfile::tempdir().unwrap();
-        let seal = Seal::open(folder.path()).unwrap();
+        let seal = Seal::open(folder.path(), None).unwrap();
         let id = Id::of(123_456);
         let token = seal.token(id, "bob+x@test.example", 10_000);
         let opened = seal.opened(&token, 5_000).unwrap();
         assert_eq!((opened.id, &*opened.user), (id.to_string(), "bob+x@test.example"));
         assert_eq!(seal.opened(&token, 10_000), None, "too late");
         let other = tempfile::tempdir().unwrap();
-        assert_eq!(Seal::open(other.path()).unwrap().opened(&token, 5_000), None);
+        assert_eq!(Seal::open(other.path(), None).unwrap().opened(&token, 5_000), None);
         let eve = seal.token(id, "eve@test.example", 10_000);
         let (said, _) = eve.split_once('-').unwrap();
         let (_, tag) = token.split_once('-').unwrap();

@@ -9,7 +9,7 @@ use sqlx::Connection as _;
 
 use crate::index::insert_into;
 use crate::record::Message;
-use crate::store_tests::{NOON, Scene, holding};
+use crate::store_tests::{NOON, Scene, holding, settings};
 use crate::{Scope, Search};
 
 const COUNT: u64 = 1_000_000;
@@ -17,6 +17,7 @@ const COUNT: u64 = 1_000_000;
 const GAP_MS: u64 = 30 * 86_400_000 / COUNT;
 const USERS: u64 = 5_000;
 const ROUNDS: usize = 20;
+const POLICIES: u64 = 1_000;
 
 fn fill(scene: &Scene) {
     let inner = &scene.store.inner;
@@ -29,6 +30,9 @@ fn fill(scene: &Scene) {
             let sender = format!("sender{}@spam{}.example", number % 70_001, number % 997);
             let at_ms = NOON - (COUNT - number) * GAP_MS;
             let mut holding = holding(at_ms, &sender, &[&user]);
+            for held in &mut holding.recipients {
+                held.policy = format!("policy{}", number % POLICIES);
+            }
             holding.reason = if number % 1000 == 0 { "virus" } else { "spam" }.into();
             let subject = format!("offer number{number} for rare{} things", number % 9_973);
             let id = ids.next(at_ms);
@@ -98,8 +102,25 @@ fn a_million_messages_are_listed_and_searched() {
         println!("{name:40} median {:?}, most {:?}", times[ROUNDS / 2], times[ROUNDS - 1]);
     }
     // A hundred thousand grow old while lists are asked for.
-    let store = std::sync::Arc::clone(&scene.store);
     scene.clock.advance_to(NOON + 3 * 86_400_000);
+    assert_eq!(expire(&scene, &search), 100_000);
+    // Nothing is too old: all policies are looked at.
+    assert_eq!(expire(&scene, &search), 0);
+    // A tenth of the policies keeps for ten days.
+    let mut settings = settings();
+    let mut terms = settings.default.clone();
+    terms.limits.keep_ms = 10 * 86_400_000;
+    for number in 0..POLICIES / 10 {
+        settings.policies.insert(format!("policy{number}"), terms.clone());
+    }
+    scene.store.configure(&settings);
+    let old = expire(&scene, &search);
+    assert!((60_000..68_000).contains(&old), "{old}");
+}
+
+/// Has it expire, and asks for lists meanwhile; how many were too old.
+fn expire(scene: &Scene, search: &Search) -> u64 {
+    let store = std::sync::Arc::clone(&scene.store);
     let begin = Instant::now();
     let (expired, longest) = scene.wait(async {
         let mut longest = std::time::Duration::ZERO;
@@ -120,10 +141,10 @@ fn a_million_messages_are_listed_and_searched() {
             }
         }
     });
-    assert_eq!(expired.too_old, 100_000);
     println!(
         "{} expired in {:?}; a page meanwhile {longest:?} at the most",
         expired.too_old,
         begin.elapsed()
     );
+    expired.too_old
 }

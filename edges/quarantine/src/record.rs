@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use mail_parser::MessageParser;
 use mpp_hub::id::Id;
-use mpp_hub::quarantine::Holding;
+use mpp_hub::quarantine::{HeldFor, Holding};
 use mpp_hub::spool::Spooled;
 use serde_json::{Value, json};
 
@@ -48,7 +48,7 @@ impl Message {
             "instance": holding.instance, "client": holding.client.map(|it| it.to_string()),
             "client_name": holding.client_name, "helo": holding.helo,
             "sasl_user": holding.sasl_user, "sender": holding.sender,
-            "recipients": holding.recipients, "policy": holding.policy,
+            "recipients": holding.recipients.iter().map(recipient_json).collect::<Vec<_>>(),
             "reason": holding.reason, "points": holding.points, "tests": holding.tests,
             "route": holding.route, "header": holding.header, "subject": subject, "bytes": bytes,
         })
@@ -70,8 +70,7 @@ impl Message {
             helo: text("helo")?,
             sasl_user: text("sasl_user")?,
             sender: text("sender")?,
-            recipients: recipients.filter_map(|it| it.as_str().map(str::to_owned)).collect(),
-            policy: text("policy")?,
+            recipients: recipients.map(recipient_of).collect::<Option<_>>()?,
             reason: text("reason")?,
             points: value.get("points")?.as_i64()?,
             tests: text("tests")?,
@@ -86,6 +85,16 @@ impl Message {
             disk_bytes: 0,
         })
     }
+}
+
+fn recipient_json(recipient: &HeldFor) -> Value {
+    let HeldFor { address, user, policy } = recipient;
+    json!({ "address": address, "user": user, "policy": policy })
+}
+
+fn recipient_of(value: &Value) -> Option<HeldFor> {
+    let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+    Some(HeldFor { address: text("address")?, user: text("user")?, policy: text("policy")? })
 }
 
 /// The subject of a message, decoded, for people.
@@ -174,11 +183,13 @@ pub struct Row {
     pub sender: String,
     /// The recipients that may be seen, and what has become of it for each.
     pub recipients: Vec<(String, State)>,
+    /// Whose mail is held for each of them, and by which policy.
+    pub(crate) owners: Vec<(String, String)>,
     /// The subject, fit for people.
     pub subject: String,
     /// Why it is held.
     pub reason: String,
-    /// The policy that wants it so.
+    /// The policy that wants it so, for the first of the recipients.
     pub policy: String,
     /// Points, in hundredths.
     pub points: i64,
@@ -243,13 +254,17 @@ mod tests {
         assert_eq!(subject(long.as_bytes()).chars().count(), SUBJECT_MAX + 1);
     }
 
+    fn held_for(address: &str) -> HeldFor {
+        HeldFor { address: address.into(), user: "u@test.example".into(), policy: "p".into() }
+    }
+
     #[test]
     fn what_a_file_says_is_read_back() {
         let holding = Holding {
             at_ms: 1_795_528_230_007,
             client: "2001:db8::1".parse().ok(),
             sender: "\"a b\"@x.example".into(),
-            recipients: vec!["Bob@test.example".into(), "ü@test.example".into()],
+            recipients: ["Bob@test.example", "ü+x@test.example"].map(held_for).into(),
             points: -150,
             header: "X: \"y\"\r\n".into(),
             ..Holding::default()

@@ -105,8 +105,9 @@ async fn begin(
     });
     match read.await {
         Ok((holding, text)) => {
-            let is_claimed = |it: &&String| claimed.contains(&it.to_lowercase());
-            let recipients = holding.recipients.iter().filter(is_claimed).cloned().collect();
+            let named = holding.recipients.iter().map(|it| &it.address);
+            let claimed = named.filter(|it| claimed.contains(&it.to_lowercase()));
+            let recipients = claimed.cloned().collect();
             Ok(Release { id: number.to_string(), holding, recipients, text })
         }
         Err(trouble) => {

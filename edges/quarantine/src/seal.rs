@@ -27,8 +27,12 @@ pub(crate) struct Seal {
 }
 
 impl Seal {
-    /// With the key of a folder, which is drawn if it is not there.
-    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
+    /// With a secret that other nodes have too; without, with the key of a folder, which is drawn if it
+    /// is not there.
+    pub(crate) fn open(folder: &Path, secret: Option<&str>) -> io::Result<Self> {
+        if let Some(secret) = secret {
+            return Ok(Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()) });
+        }
         let path = folder.join("key");
         let mut bytes = Vec::new();
         match fs::File::open(&path) {
@@ -169,7 +173,7 @@ mod tests {
     #[test]
     fn a_mark_holds_for_one_text_and_a_while() {
         let folder = tempfile::tempdir().unwrap();
-        let seal = Seal::open(folder.path()).unwrap();
+        let seal = Seal::open(folder.path(), None).unwrap();
         let (id, now_ms) = (Id::at(1_795_528_230_007), 1_795_528_230_007);
         let text = spooled(b"Subject: a\r\n\r\nbuy\r\nthis\r\n");
         let value = seal.value(id, now_ms, &mut Whole { text: &text, place: 0 }).unwrap();
@@ -194,9 +198,16 @@ mod tests {
             assert!(!seal.holds(forged.as_bytes(), &text, now_ms), "{forged:?}");
         }
         // The key stays, and nobody else has it.
-        assert!(Seal::open(folder.path()).unwrap().holds(value.as_bytes(), &text, now_ms));
+        assert!(Seal::open(folder.path(), None).unwrap().holds(value.as_bytes(), &text, now_ms));
         let other = tempfile::tempdir().unwrap();
-        assert!(!Seal::open(other.path()).unwrap().holds(value.as_bytes(), &text, now_ms));
+        assert!(!Seal::open(other.path(), None).unwrap().holds(value.as_bytes(), &text, now_ms));
+        // Two nodes that have one secret know each other's.
+        let [one, two] = [&folder, &other].map(|at| Seal::open(at.path(), Some("s")).unwrap());
+        let value = one.value(id, now_ms, &mut Whole { text: &text, place: 0 }).unwrap();
+        assert!(
+            two.holds(value.as_bytes(), &text, now_ms)
+                && !seal.holds(value.as_bytes(), &text, now_ms)
+        );
         let mode = fs::metadata(folder.path().join("key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

@@ -36,11 +36,11 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Whether he may see what is held for this recipient.
-    pub(crate) fn covers(&self, recipient: &str) -> bool {
+    /// Whether he may see what is held for this recipient, whose mail is this owner's.
+    pub(crate) fn covers(&self, recipient: &str, owner: &str) -> bool {
         match self {
             Self::All => true,
-            Self::User(user) => user.to_lowercase() == recipient.to_lowercase(),
+            Self::User(user) => user.to_lowercase() == owner,
             Self::Domain(name) => name.to_lowercase() == domain(recipient),
         }
     }
@@ -92,6 +92,7 @@ struct Word {
 /// A condition that leads through the messages.
 enum Lead {
     All,
+    User(String),
     Recipient(String),
     RecipientDomain(String),
     Sender(String),
@@ -130,7 +131,7 @@ impl Search {
 
     fn lead(&self) -> Lead {
         match (&self.scope, &*self.recipient.to_lowercase()) {
-            (Scope::User(user), _) => return Lead::Recipient(user.to_lowercase()),
+            (Scope::User(user), _) => return Lead::User(user.to_lowercase()),
             (_, recipient) if !recipient.is_empty() && !recipient.starts_with('@') => {
                 return Lead::Recipient(recipient.to_owned());
             }
@@ -158,10 +159,16 @@ impl Search {
             None => wanted.is_empty() || address.to_lowercase() == wanted.to_lowercase(),
         };
         let recipient = &self.recipient;
-        let is_named = row.recipients.iter().any(|(address, state)| {
-            is_of(address, recipient) && self.scope.covers(address) && self.wants(*state)
-        });
-        row.recipients.retain(|(address, _)| self.scope.covers(address));
+        let owners = std::mem::take(&mut row.owners);
+        let all = std::mem::take(&mut row.recipients).into_iter().zip(owners);
+        (row.recipients, row.owners) =
+            all.filter(|((address, _), (user, _))| self.scope.covers(address, user)).unzip();
+        if let Some((_, policy)) = row.owners.first() {
+            row.policy.clone_from(policy);
+        }
+        let mut shown = row.recipients.iter();
+        let is_named =
+            shown.any(|(address, state)| is_of(address, recipient) && self.wants(*state));
         let is_about = words.iter().all(|wanted| {
             clean::words(&row.subject).any(|word| {
                 let is_it = word == wanted.text;
@@ -189,7 +196,8 @@ impl Lead {
     fn query(&self, is_waiting_only: bool) -> (String, Option<&str>) {
         const COLUMNS: &str = "m.id, m.at_ms, m.sender, m.subject, m.reason, m.policy, m.points, \
             m.tests, m.client, m.instance, m.route, m.bytes, \
-            (SELECT group_concat(r.state || ' ' || r.recipient, char(10)) FROM held r \
+            (SELECT group_concat(r.state || r.user || char(31) || r.policy || char(31) || r.recipient, \
+             char(10)) FROM held r \
              WHERE r.message = m.id)";
         let waiting = if is_waiting_only { "AND m.waiting > 0" } else { "" };
         let held = if is_waiting_only { "AND h.state < 2" } else { "" };
@@ -211,6 +219,7 @@ impl Lead {
             Self::Sender(sender) => (of_message("m.sender = ?4 AND"), Some(sender)),
             Self::SenderDomain(name) => (of_message("m.sender_domain = ?4 AND"), Some(name)),
             Self::Reason(reason) => (of_message("m.reason = ?4 AND"), Some(reason)),
+            Self::User(user) => (of_held("h.user = ?4"), Some(user)),
             Self::Recipient(recipient) => (of_held("h.recipient = ?4"), Some(recipient)),
             Self::RecipientDomain(name) => (of_held("h.domain = ?4"), Some(name)),
             Self::Words(words) => (
@@ -314,15 +323,20 @@ fn read(row: &SqliteRow) -> Result<(i64, Row), sqlx::Error> {
     let text = |at: usize| row.try_get::<String, _>(at);
     let recipients: Option<String> = row.try_get(12)?;
     let recipients = recipients.unwrap_or_default();
-    let recipients = recipients.lines().filter_map(|line| line.split_once(' '));
-    let recipients = recipients
-        .map(|(state, address)| (address.to_owned(), State::of(state.parse().unwrap_or(0))))
-        .collect();
+    let recipients = recipients.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, '\u{1f}');
+        let (of, policy, address) = (parts.next()?, parts.next()?, parts.next()?);
+        let (state, user) = of.split_at_checked(1)?;
+        let state = State::of(state.parse().unwrap_or(0));
+        Some(((address.to_owned(), state), (user.to_owned(), policy.to_owned())))
+    });
+    let (recipients, owners) = recipients.unzip();
     let row = Row {
         id: Id::of(unsigned(id)).to_string(),
         at_ms: number(1)?,
         sender: text(2)?,
         recipients,
+        owners,
         subject: text(3)?,
         reason: text(4)?,
         policy: text(5)?,

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use mpp_config::quarantine::{Limits, Terms};
 use mpp_config::{Quarantine as Settings, Spool as SpoolSettings};
 use mpp_hub::clock::VirtualClock;
-use mpp_hub::quarantine::{Holding, Quarantine as _};
+use mpp_hub::quarantine::{HeldFor, Holding, Quarantine as _};
 use mpp_hub::spool::{Spool, Spooled};
 
 use crate::{Quarantine, Scope, Search, State};
@@ -23,13 +24,15 @@ pub(crate) struct Scene {
 }
 
 pub(crate) fn settings() -> Settings {
-    Settings {
-        folder: String::new(),
-        keep_ms: 30 * DAY,
-        size: 10 << 30,
-        user_size: 1 << 30,
-        links: String::new(),
-    }
+    let limits = Limits { keep_ms: 30 * DAY, size: 10 << 30, user_size: 1 << 30 };
+    let default = Terms { limits, digest: None };
+    Settings { limits, default, ..Settings::default() }
+}
+
+fn limited(change: impl Fn(&mut Limits)) -> Settings {
+    let mut settings = settings();
+    change(&mut settings.limits);
+    settings
 }
 
 pub(crate) fn spooled(text: &[u8]) -> Arc<Spooled> {
@@ -39,14 +42,21 @@ pub(crate) fn spooled(text: &[u8]) -> Arc<Spooled> {
     writer.finish()
 }
 
+/// A recipient, whose mail a policy holds; `user+detail@` is the user.
+pub(crate) fn held_for(address: &str, policy: &str) -> HeldFor {
+    let lower = address.to_lowercase();
+    let (local, domain) = lower.rsplit_once('@').unwrap();
+    let user = format!("{}@{domain}", local.split('+').next().unwrap());
+    HeldFor { address: address.into(), user, policy: policy.into() }
+}
+
 pub(crate) fn holding(at_ms: u64, sender: &str, recipients: &[&str]) -> Holding {
     Holding {
         at_ms,
         instance: "1.1".into(),
         client: "192.0.2.7".parse().ok(),
         sender: sender.into(),
-        recipients: recipients.iter().map(|&it| it.to_owned()).collect(),
-        policy: "default".into(),
+        recipients: recipients.iter().map(|it| held_for(it, "default")).collect(),
         reason: "spam".into(),
         points: 950,
         route: "mx/0".into(),
@@ -221,12 +231,12 @@ fn what_is_too_old_or_too_much_goes_and_the_oldest_first() {
         |user: &str| scene.list(Search { scope: Scope::User(user.into()), ..Search::default() });
     let one = scene.number("disk_bytes") / 10;
     // A user has room for six.
-    scene.store.configure(&Settings { user_size: one * 13 / 2, ..settings() });
+    scene.store.configure(&limited(|limits| limits.user_size = one * 13 / 2));
     scene.wait(scene.store.expire()).unwrap();
     assert_eq!(of("all@test.example"), ["9", "8", "7", "6", "5", "4"]);
     assert_eq!(of("even@test.example"), ["8", "6", "4", "2", "0"], "others keep theirs");
     // There is room for four.
-    scene.store.configure(&Settings { size: one * 9 / 2, ..settings() });
+    scene.store.configure(&limited(|limits| limits.size = one * 9 / 2));
     scene.wait(scene.store.expire()).unwrap();
     assert_eq!(scene.list(Search::default()), ["9", "8", "7", "6"]);
     assert_eq!(files(scene.folder.path()).len(), 4);

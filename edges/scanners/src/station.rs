@@ -59,6 +59,8 @@ struct Counts {
     too_large: AtomicU64,
     bytes: AtomicU64,
     spent_ms: AtomicU64,
+    /// Of scans that were done, without the wait for a place.
+    scanned_us: AtomicU64,
 }
 
 /// Counts one that is wanted until it is dropped, also by a scan that nobody waits for any more.
@@ -103,13 +105,16 @@ impl<D: Dialect> Station<D> {
             self.counts.busy.fetch_add(1, Ordering::Relaxed);
             return Err(Trouble::Busy);
         };
+        let begin_scan = Instant::now();
         let found = self.ask(letter, begin + patience).await;
+        let scanned = u64::try_from(begin_scan.elapsed().as_micros()).unwrap_or(u64::MAX);
         let spent = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.counts.spent_ms.fetch_add(spent, Ordering::Relaxed);
         let count = if found.is_ok() { &self.counts.scans } else { &self.counts.failed };
         count.fetch_add(1, Ordering::Relaxed);
         if found.is_ok() {
             self.counts.bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.counts.scanned_us.fetch_add(scanned, Ordering::Relaxed);
         }
         drop((place, wanted));
         found.map_err(Trouble::Down)
@@ -182,6 +187,7 @@ impl<D: Dialect> Scanner for Station<D> {
             ("too_large", of(&self.counts.too_large)),
             ("bytes", of(&self.counts.bytes)),
             ("spent_ms", of(&self.counts.spent_ms)),
+            ("scanned_us", of(&self.counts.scanned_us)),
             ("waiting", self.wanted.load(Ordering::Relaxed) as u64),
             ("servers_down", down as u64),
         ]

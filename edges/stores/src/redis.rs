@@ -4,7 +4,9 @@
 //! cluster one for each part of the keys, all at the same time. There a decision is atomic for each key,
 //! not over all of its keys.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::vec::IntoIter;
 
 use futures_util::future::try_join_all;
 use mpp_config::store::Redis as Settings;
@@ -12,10 +14,12 @@ use mpp_engine::question::{Answer, Counted, History, Question};
 use mpp_hub::store::{Counts, StoreError};
 use redis::{Cmd, RedisError, Script, Value};
 
-use self::keys::{COMMON, Kind, Names, Operation, PARTS, read_block_field};
+use self::batch::{Built, Known, Source, Trip};
+use self::keys::{COMMON, Kind, Names, Operation, PARTS};
 use self::link::{Link, said};
+use self::values::{block_record, bytes, entry, list, news_record, number};
 use crate::part::decayed;
-use crate::record::{Bytes, Record, read_block_cell};
+use crate::record::Record;
 use crate::shared::cells::{held_moment, moment_record, read_history};
 use crate::shared::remote::{
     Batch, Connector, Cursor, Exchanged, Meta, News, Remote, Trouble, Waiting, Wanted,
@@ -23,15 +27,21 @@ use crate::shared::remote::{
 use crate::shared::{self, Options, SharedStore};
 use crate::transfer::Side;
 
+mod batch;
 mod keys;
 mod link;
+mod values;
 
+/// What the server runs.
+const SCRIPT: &str = include_str!("redis/store.lua");
 /// The form of what is on the server; another one is refused.
 const VERSION: u64 = 1;
 /// Entries of the log that are read at once.
 const NEWS_MAX: usize = 1_000;
 /// Tables that one call sweeps: a millisecond of the server's time.
 const SWEEP_TABLES: usize = 16;
+/// Tables that one piece of a sweep looks at.
+const SWEEP_PIECE: usize = 64;
 /// One node sweeps, as long as it goes on doing so.
 const LEASE_MS: u64 = 5_000;
 
@@ -60,9 +70,9 @@ impl Connector for Place {
     fn connect(&self) -> Waiting<'_, Box<dyn Remote>> {
         Box::pin(async {
             let link = Link::open(&self.settings).await?;
-            let script = Script::new(include_str!("redis/store.lua"));
+            let script = Script::new(SCRIPT);
             let names = Names::new(&self.settings.prefix);
-            Ok(Box::new(Server { link, script, names }) as Box<dyn Remote>)
+            Ok(Box::new(Server { link, script, names, known: Mutex::default() }) as Box<dyn Remote>)
         })
     }
 
@@ -72,11 +82,18 @@ impl Connector for Place {
     }
 }
 
+/// What the parts answered: to plain commands, and to the script.
+type Answered = HashMap<usize, (Vec<Value>, IntoIter<Value>)>;
+
+/// A question that has to be asked again: of which job, its place there, and when.
+type Again<'b> = (usize, usize, &'b Question, u64);
+
 /// A Redis that is connected.
 struct Server {
     link: Link,
     script: Script,
     names: Names,
+    known: Mutex<Known>,
 }
 
 impl Server {
@@ -87,22 +104,11 @@ impl Server {
         (node, number): (u64, u64),
         operations: &[Operation],
     ) -> Result<Vec<Value>, Trouble> {
-        let arguments = |command: &mut Cmd| {
-            command.arg(1).arg(self.names.of(part, "n")).arg(node).arg(number);
-            for operation in operations {
-                operation.push(command);
-            }
-        };
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(self.script.get_hash());
-        arguments(&mut command);
         let mut link = self.link.clone();
-        let answer = match link.send(&command).await {
+        let call = self.script_call("EVALSHA", part, (node, number), operations);
+        let answer = match link.send(&call).await {
             Err(error) if is_unknown_script(&error) => {
-                let mut command = redis::cmd("EVAL");
-                command.arg(include_str!("redis/store.lua"));
-                arguments(&mut command);
-                link.send(&command).await
+                link.send(&self.script_call("EVAL", part, (node, number), operations)).await
             }
             answer => answer,
         };
@@ -153,6 +159,120 @@ impl Server {
             answers.get_mut(place).and_then(Iterator::next)
         };
         Ok(asked.into_iter().map(next).collect())
+    }
+
+    /// One trip: what is read, what is put in, and the script; the answers to what is read, and the
+    /// script's.
+    async fn trip(
+        &self,
+        trip: &Trip,
+        numbered: (u64, u64),
+    ) -> Result<(usize, (Vec<Value>, IntoIter<Value>)), Trouble> {
+        let mut commands = redis::pipe();
+        for command in trip.reads.iter().chain(&trip.inserts) {
+            commands.add_command(command.clone());
+        }
+        let has_script = !trip.script.is_empty();
+        if has_script {
+            commands.add_command(self.script_call("EVALSHA", trip.part, numbered, &trip.script));
+        }
+        let answers = self.link.clone().send_all(&commands).await;
+        let mut answers = match answers {
+            Ok(answers) => answers,
+            Err(error) if is_unknown_script(&error) => {
+                // Nothing of the script was done: the script is sent itself, and the rest again, which
+                // changes nothing that is not changed already.
+                let whole = self.script_call("EVAL", trip.part, numbered, &trip.script);
+                let mut commands = redis::pipe();
+                for command in trip.reads.iter().chain(&trip.inserts) {
+                    commands.add_command(command.clone());
+                }
+                commands.add_command(whole);
+                self.link.clone().send_all(&commands).await.map_err(said)?
+            }
+            Err(error) => return Err(said(error)),
+        };
+        let of_script = if has_script { answers.pop() } else { None };
+        let of_script = of_script.map(list).unwrap_or_default();
+        Ok((trip.part, (answers, of_script.into_iter())))
+    }
+
+    /// Asks the script where plain commands did not find their way.
+    async fn ask_again(&self, again: &[Again<'_>], done: &mut Exchanged) -> Result<(), Trouble> {
+        if again.is_empty() {
+            return Ok(());
+        }
+        let operations = again.iter().filter_map(|(.., question, now_ms)| {
+            Some((*now_ms, Operation::question(&self.names, question)?))
+        });
+        let answers = self.run((0, 0), operations.collect()).await?;
+        for ((job, place, question, now_ms), value) in again.iter().zip(answers) {
+            let theirs = answer(question, value, *now_ms, &mut done.seen);
+            if let Some(answer) = done.answers.get_mut(*job).and_then(|it| it.get_mut(*place)) {
+                *answer = theirs;
+            }
+        }
+        Ok(())
+    }
+
+    /// The answers of a batch, and the questions for which a table was split of which that was not known.
+    fn gather<'b>(
+        &self,
+        batch: &Batch<'b>,
+        built: &Built,
+        mut answered: Answered,
+    ) -> (Exchanged, Vec<Again<'b>>) {
+        let mut done = Exchanged::default();
+        let mut again = Vec::new();
+        let mut known = self.known();
+        for (job, sources) in batch.jobs.iter().zip(&built.sources) {
+            let mut of_job = Vec::with_capacity(job.questions.len());
+            for (question, source) in job.questions.iter().zip(sources) {
+                let value = match source {
+                    Source::Nowhere => None,
+                    Source::Script { part } => {
+                        answered.get_mut(part).and_then(|(_, script)| script.next())
+                    }
+                    Source::Plain { part, from, tables } => {
+                        let answers = answered.get(part).and_then(|(all, _)| all.get(*from..));
+                        let answers = answers.unwrap_or_default();
+                        if let Ok(found) = known.found(question, tables, answers) {
+                            Some(found.map_or(Value::Nil, Value::BulkString))
+                        } else {
+                            again.push((done.answers.len(), of_job.len(), question, job.now_ms));
+                            None
+                        }
+                    }
+                };
+                of_job.push(answer(question, value, job.now_ms, &mut done.seen));
+            }
+            done.answers.push(of_job);
+        }
+        (done, again)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call of the script, by its hash or with its text.
+    fn script_call(
+        &self,
+        how: &str,
+        part: usize,
+        (node, number): (u64, u64),
+        operations: &[Operation],
+    ) -> Cmd {
+        let mut command = redis::cmd(how);
+        match how {
+            "EVALSHA" => command.arg(self.script.get_hash()),
+            _ => command.arg(SCRIPT),
+        };
+        command.arg(1).arg(self.names.of(part, "n")).arg(node).arg(number);
+        for operation in operations {
+            operation.push(&mut command);
+        }
+        command
     }
 
     /// Sends one command that is not of the script.
@@ -215,12 +335,6 @@ fn is_dear(kind: Kind) -> bool {
     matches!(kind, Kind::Moment(shelf) if shared::is_dear_shelf(shelf))
 }
 
-fn block_record(field: &[u8], cell: &[u8]) -> Option<Record> {
-    let (kind, key) = read_block_field(field)?;
-    let (block, subject) = read_block_cell(cell)?;
-    Some(Record::Block { kind, key, block, subject })
-}
-
 /// What a cell says, as records for another store.
 fn cell_records(kind: Kind, key: mpp_engine::question::Key, cell: &[u8], out: &mut Vec<Record>) {
     match kind {
@@ -236,31 +350,12 @@ fn cell_records(kind: Kind, key: mpp_engine::question::Key, cell: &[u8], out: &m
 impl Remote for Server {
     fn exchange<'a>(&'a self, batch: &'a Batch<'a>) -> Waiting<'a, Exchanged> {
         Box::pin(async move {
-            let mut operations = Vec::new();
-            for job in batch.jobs {
-                let questions = job.questions.iter();
-                let questions = questions.filter_map(|it| Operation::question(&self.names, it));
-                operations.extend(questions.map(|it| (job.now_ms, it)));
-                let effects = job.effects.iter();
-                let effects =
-                    effects.filter_map(|it| Operation::effect(&self.names, job.now_ms, it));
-                operations.extend(effects.map(|it| (job.now_ms, it)));
-            }
-            operations.extend(batch.news.iter().map(|it| (0, Operation::news(&self.names, it))));
-            let answers = self.run((batch.node, batch.number), operations).await?;
-            let mut answers = answers.into_iter();
-            let mut done = Exchanged::default();
-            for job in batch.jobs {
-                let mut of_job = Vec::with_capacity(job.questions.len());
-                for question in &job.questions {
-                    let answer = match question {
-                        Question::Blocked { .. } => Answer::Unavailable,
-                        _ => answer(question, answers.next().flatten(), job.now_ms, &mut done.seen),
-                    };
-                    of_job.push(answer);
-                }
-                done.answers.push(of_job);
-            }
+            let built = self.known().build(&self.names, batch, self.link.is_cluster());
+            let numbered = (batch.node, batch.number);
+            let trips = built.trips.iter().map(|trip| self.trip(trip, numbered));
+            let answered: Answered = try_join_all(trips).await?.into_iter().collect();
+            let (mut done, again) = self.gather(batch, &built, answered);
+            self.ask_again(&again, &mut done).await?;
             Ok(done)
         })
     }
@@ -357,62 +452,83 @@ impl Remote for Server {
                 }
                 self.ask(redis::cmd("PEXPIRE").arg(&lease).arg(LEASE_MS)).await?;
             }
-            let part = usize::try_from(from).unwrap_or(PARTS);
+            let (part, first) = (usize::try_from(from >> 32).unwrap_or(PARTS), from & 0xffff_ffff);
             if part >= PARTS {
                 return Ok((self.sweep_blocks(now_ms).await?, 0));
             }
-            let mut gone = 0;
-            for tables in self.tables(part).await?.chunks(SWEEP_TABLES) {
+            let mut tables = self.tables(part).await?;
+            // In an order that stays, so that the next piece goes on where this one ends.
+            tables.sort_unstable();
+            let first = usize::try_from(first).unwrap_or(usize::MAX);
+            let rest = tables.get(first..).unwrap_or_default();
+            let piece = rest.get(..SWEEP_PIECE).unwrap_or(rest);
+            let (mut gone, mut left) = (0, 0);
+            for tables in piece.chunks(SWEEP_TABLES) {
                 let operations = tables.iter().filter_map(|table| {
                     let kind = kind_of(&self.names, table)?;
                     Some((now_ms, Operation::sweep(part, table, kind)))
                 });
                 for answer in self.run((0, 0), operations.collect()).await?.into_iter().flatten() {
-                    gone += list(answer).into_iter().next().and_then(number).unwrap_or(0);
+                    let mut numbers = list(answer).into_iter().filter_map(number);
+                    gone += numbers.next().unwrap_or(0);
+                    // Tables that are empty leave, and those behind them come forward.
+                    left += usize::from(numbers.next() != Some(0));
                 }
             }
-            Ok((gone, from + 1))
+            let next = if rest.len() > SWEEP_PIECE {
+                (part as u64) << 32 | (first + left) as u64
+            } else {
+                (part as u64 + 1) << 32
+            };
+            Ok((gone, next))
         })
     }
 
-    fn counts(&self) -> Waiting<'_, Counts> {
+    fn counts(&self, from: u64) -> Waiting<'_, (Counts, Option<u64>)> {
         Box::pin(async move {
             let mut counts = Counts::default();
-            for part in 0..PARTS {
-                let answers =
-                    self.run((0, 0), vec![(0, Operation::count(&self.names, part))]).await?;
-                let sums = answers.into_iter().flatten().flat_map(list).collect::<Vec<_>>();
-                for pair in sums.chunks(2) {
-                    let [Value::BulkString(letter), Value::Int(sum)] = pair else { continue };
-                    let sum = u64::try_from(*sum).unwrap_or(0);
-                    match letter.first().copied().and_then(Kind::of) {
-                        Some(Kind::Moment(shelf)) => {
-                            if let Some(count) = counts.shelves.get_mut(shelf as usize) {
-                                *count += sum;
-                            }
+            let part = usize::try_from(from).unwrap_or(PARTS);
+            if part >= PARTS {
+                self.count_common(&mut counts).await?;
+                return Ok((counts, None));
+            }
+            let answers = self.run((0, 0), vec![(0, Operation::count(&self.names, part))]).await?;
+            let sums = answers.into_iter().flatten().flat_map(list).collect::<Vec<_>>();
+            for pair in sums.chunks(2) {
+                let [Value::BulkString(letter), Value::Int(sum)] = pair else { continue };
+                let sum = u64::try_from(*sum).unwrap_or(0);
+                match letter.first().copied().and_then(Kind::of) {
+                    Some(Kind::Moment(shelf)) => {
+                        if let Some(count) = counts.shelves.get_mut(shelf as usize) {
+                            *count += sum;
                         }
-                        Some(Kind::Count | Kind::Set) => counts.tallies += sum,
-                        Some(Kind::History) => counts.histories += sum,
-                        None => {}
                     }
+                    Some(Kind::Count | Kind::Set) => counts.tallies += sum,
+                    Some(Kind::History) => counts.histories += sum,
+                    None => {}
                 }
             }
-            let blocks = self.ask(redis::cmd("HLEN").arg(self.names.of(COMMON, "b"))).await?;
-            counts.blocks = number(blocks).unwrap_or(0);
-            if !self.link.is_cluster() {
-                // Not every account may ask for it.
-                let said = self.ask(redis::cmd("INFO").arg("memory")).await.ok().and_then(bytes);
-                let said = said.unwrap_or_default();
-                let said = String::from_utf8_lossy(&said);
-                let used = said.lines().find_map(|line| line.strip_prefix("used_memory:"));
-                counts.disk_bytes = used.and_then(|it| it.trim().parse().ok()).unwrap_or(0);
-            }
-            Ok(counts)
+            Ok((counts, Some(from + 1)))
         })
     }
 }
 
 impl Server {
+    /// What is not in the parts: blocks, and what the server says of its memory.
+    async fn count_common(&self, counts: &mut Counts) -> Result<(), Trouble> {
+        let blocks = self.ask(redis::cmd("HLEN").arg(self.names.of(COMMON, "b"))).await?;
+        counts.blocks = number(blocks).unwrap_or(0);
+        if !self.link.is_cluster() {
+            // Not every account may ask for it.
+            let said = self.ask(redis::cmd("INFO").arg("memory")).await.ok().and_then(bytes);
+            let said = said.unwrap_or_default();
+            let said = String::from_utf8_lossy(&said);
+            let used = said.lines().find_map(|line| line.strip_prefix("used_memory:"));
+            counts.disk_bytes = used.and_then(|it| it.trim().parse().ok()).unwrap_or(0);
+        }
+        Ok(())
+    }
+
     async fn sweep_blocks(&self, now_ms: u64) -> Result<u64, Trouble> {
         let (mut gone, mut cursor) = (0, 0);
         loop {
@@ -463,49 +579,5 @@ fn answer(
                 _ => Answer::Unavailable,
             }
         }
-    }
-}
-
-/// An entry of the log: its number, and its fields.
-fn entry(value: Value) -> Option<(String, Vec<Value>)> {
-    let mut parts = list(value).into_iter();
-    let id = String::from_utf8(bytes(parts.next()?)?).ok()?;
-    Some((id, list(parts.next()?)))
-}
-
-fn news_record(fields: &[Value]) -> Option<Record> {
-    let [Value::BulkString(name), Value::BulkString(text), ..] = fields else { return None };
-    match name.as_slice() {
-        b"b" => {
-            let (field, cell) = text.split_at_checked(9)?;
-            block_record(field, cell)
-        }
-        b"u" => read_block_field(text).map(|(kind, key)| Record::Unblock { kind, key }),
-        b"m" => Record::take(&mut Bytes(text)),
-        _ => None,
-    }
-}
-
-fn list(value: Value) -> Vec<Value> {
-    match value {
-        Value::Array(list) | Value::Set(list) => list,
-        Value::Map(pairs) => pairs.into_iter().flat_map(|(name, value)| [name, value]).collect(),
-        _ => Vec::new(),
-    }
-}
-
-fn bytes(value: Value) -> Option<Vec<u8>> {
-    match value {
-        Value::BulkString(bytes) => Some(bytes),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text.into_bytes()),
-        _ => None,
-    }
-}
-
-fn number(value: Value) -> Option<u64> {
-    match value {
-        Value::Int(number) => u64::try_from(number).ok(),
-        Value::BulkString(bytes) => std::str::from_utf8(&bytes).ok()?.parse().ok(),
-        _ => None,
     }
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mpp_engine::question::{Answer, Effect, Moment, Question};
+use mpp_engine::question::{Answer, Effect, Moment, Question, Shelf};
 use mpp_hub::store::{BlockRow, Counts, Health, Later, Store, StoreError};
 use tokio::sync::Notify;
 
@@ -26,6 +26,7 @@ use crate::moments::class_of;
 use crate::record::Record;
 
 pub(crate) mod cells;
+mod courier;
 mod queue;
 pub(crate) mod remote;
 mod runner;
@@ -41,6 +42,9 @@ pub struct Options {
     pub follows_clock: bool,
     /// How often a piece of what has run out is dropped from the server.
     pub sweep_every: Duration,
+    /// Without the server, first tries that the copy does not know of cannot be answered; else they
+    /// are new.
+    pub strangers_are_unavailable: bool,
     /// The secret of a new store, for tests; else it is drawn.
     pub seed: Option<u64>,
 }
@@ -52,6 +56,7 @@ impl Default for Options {
             copy: None,
             follows_clock: true,
             sweep_every: Duration::from_secs(1),
+            strangers_are_unavailable: false,
             seed: None,
         }
     }
@@ -67,6 +72,7 @@ pub struct SharedStore {
     copy: Arc<EmbeddedStore>,
     place: String,
     thread: Mutex<Option<JoinHandle<()>>>,
+    strangers_are_unavailable: bool,
 }
 
 /// What decisions and the thread that talks to the server share.
@@ -175,7 +181,13 @@ pub(crate) fn open(
         .name("shared-store".into())
         .spawn(move || runner.run())
         .map_err(|error| StoreError::Unusable(format!("no thread for the store: {error}")))?;
-    let store = SharedStore { line, copy, place, thread: Mutex::new(Some(thread)) };
+    let store = SharedStore {
+        line,
+        copy,
+        place,
+        thread: Mutex::new(Some(thread)),
+        strangers_are_unavailable: options.strangers_are_unavailable,
+    };
     if is_reached && let Err(error) = store.settle() {
         // It was there a moment ago: the node begins alone, as it would go on.
         mpp_hub::say(&format!("the shared store {}: {error}", store.place));
@@ -206,6 +218,19 @@ impl SharedStore {
             *answer = theirs;
         }
         self.to_here(answers);
+    }
+
+    /// Lets the copy's answers stand.
+    fn answer_alone(&self, questions: &[Question], answers: &mut [Answer]) {
+        self.to_here(answers);
+        if self.strangers_are_unavailable {
+            for (question, answer) in questions.iter().zip(answers) {
+                let is_first = matches!(question, Question::Since { shelf: Shelf::Greylisted, .. });
+                if is_first && *answer == Answer::Since(None) {
+                    *answer = Answer::Unavailable;
+                }
+            }
+        }
     }
 
     fn to_here(&self, answers: &mut [Answer]) {
@@ -256,7 +281,7 @@ impl Store for SharedStore {
         if self.line.is_away.load(Ordering::Acquire) {
             queue.change(now_ms, afterwards, Vec::new());
             drop(queue);
-            self.to_here(answers);
+            self.answer_alone(questions, answers);
             return None;
         }
         let asked: Vec<Question> = questions.iter().copied().filter(is_remote).collect();
@@ -269,11 +294,11 @@ impl Store for SharedStore {
         drop(queue);
         self.line.wake.notify_one();
         Some(Box::pin(async move {
-            if let Ok(theirs) = theirs.await {
+            if let Some(theirs) = theirs.await {
                 self.merge(questions, theirs, answers);
             } else {
                 self.line.late.fetch_add(1, Ordering::Relaxed);
-                self.to_here(answers);
+                self.answer_alone(questions, answers);
             }
         }))
     }

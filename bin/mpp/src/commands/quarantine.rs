@@ -1,6 +1,6 @@
 //! `mpp quarantine`: what is held, and what is to become of it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,10 +12,7 @@ use serde_json::{Map, Value, json};
 use super::Failure;
 use super::state::{daemon, number, text};
 use crate::place::Where;
-use crate::{print, wiring};
-
-/// Refusals that a digest lists: the newest.
-const REFUSED_MAX: usize = 20;
+use crate::{print, refusals, wiring};
 
 /// List, search, show, release and delete what is held.
 #[derive(Debug, Args)]
@@ -346,33 +343,20 @@ impl Digest {
     }
 
     /// The last refusals of each of these users, by the decision log.
-    fn refused<'u>(
-        &self,
-        users: &'u [String],
-    ) -> Result<HashMap<&'u str, VecDeque<Refused>>, Failure> {
-        let mut refused: HashMap<&str, VecDeque<Refused>> =
-            users.iter().map(|user| (user.as_str(), VecDeque::new())).collect();
+    fn refused(&self, users: &[String]) -> Result<BTreeMap<String, VecDeque<Refused>>, Failure> {
         if users.is_empty() {
-            return Ok(refused);
+            return Ok(BTreeMap::new());
         }
         let (state, socket) = self.daemon.find();
         // The daemon may have lines in memory still.
         drop(mpp_admin::ask(&socket, &json!({ "command": "settle" })));
         let directory = state.join(wiring::LOG);
-        mpp_hub::log::each_line(&directory, |line| {
-            if !line.contains(r#""verdict":"reject""#) {
-                return;
-            }
-            let Ok(line) = serde_json::from_str::<Value>(line) else { return };
-            let recipient = text(&line, "recipient").to_lowercase();
-            let Some(own) = refused.get_mut(recipient.as_str()) else { return };
-            own.extend(Refused::of(&line));
-            if own.len() > REFUSED_MAX {
-                own.pop_front();
-            }
+        let known: HashSet<&str> = users.iter().map(String::as_str).collect();
+        // Whose it is the daemon knows better, and looks again.
+        refusals::read(&directory, |refused, _| {
+            refusals::owners(&refused.recipient).find(|owner| known.contains(&**owner))
         })
-        .map_err(|error| Failure(format!("error: {}: {error}", directory.display())))?;
-        Ok(refused)
+        .map_err(|error| Failure(format!("error: {}: {error}", directory.display())))
     }
 
     fn one(&self, user: &str, refused: &VecDeque<Refused>) -> Result<(), Failure> {

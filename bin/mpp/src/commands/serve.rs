@@ -27,6 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{Failure, postfix};
+use crate::digests::Digests;
 use crate::keeper::{Front, Keeper};
 use crate::load::{self, Loaded};
 use crate::reload::Reloader;
@@ -181,8 +182,8 @@ struct Node {
     places: Arc<Places>,
     /// Those of the proxies, whose connections are waited for at the end.
     proxy_places: Arc<Places>,
-    /// Who answers for the pages of the quarantine.
-    pages: Option<Arc<Keeper>>,
+    /// Who answers for the quarantine.
+    keeper: Option<Arc<Keeper>>,
     stopping: watch::Sender<bool>,
 }
 
@@ -221,13 +222,12 @@ impl Node {
             let (hub, spool) = (Arc::clone(&hub), Arc::clone(&doors.spool));
             Arc::new(Keeper::new(hub, Arc::clone(quarantine), (doors.gates(), spool)))
         });
-        let pages = keeper.clone();
         let reloader = Reloader::new(
             Arc::clone(&hub),
             config,
             lists,
             ([addresses, milters, proxies], doors.gates(), state.to_owned()),
-            keeper,
+            keeper.clone(),
         );
         Ok(Self {
             hub,
@@ -236,7 +236,7 @@ impl Node {
             workers,
             places,
             proxy_places,
-            pages,
+            keeper,
             stopping: watch::Sender::new(false),
         })
     }
@@ -261,8 +261,15 @@ impl Node {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             self.serve_pages(&doors)?;
+            if let Some(keeper) = &self.keeper {
+                let log = self.state.join(wiring::LOG);
+                tokio::spawn(Digests::new(Arc::clone(keeper), log).keep());
+            }
             self.watch(admin_listener).await?;
             self.finish_messages().await;
+            if let Some(keeper) = &self.keeper {
+                keeper.stop().await;
+            }
             Ok::<(), Failure>(())
         })?;
         wiring::write_statistics(&self.state, &self.hub);
@@ -276,7 +283,7 @@ impl Node {
 
     /// Answers on the pages of the quarantine, if there are any.
     fn serve_pages(&self, doors: &Doors) -> io::Result<()> {
-        let Some(keeper) = &self.pages else { return Ok(()) };
+        let Some(keeper) = &self.keeper else { return Ok(()) };
         for listener in &doors.pages {
             let pages: Arc<dyn Pages> = Arc::new(Front(Arc::clone(keeper)));
             take(listener.copy()?, &self.places, move |io, _| {

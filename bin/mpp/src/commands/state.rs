@@ -100,6 +100,7 @@ pub(crate) fn statistics(report: &Value) -> String {
         }
     }
     push_funnel(&total["funnel"], &mut out);
+    push_spared(&report["spared"], &mut out);
     let directories = report["directories"].as_array().cloned().unwrap_or_default();
     if !directories.is_empty() {
         let _ = writeln!(out, "\nDirectories, since the start");
@@ -148,6 +149,45 @@ fn push_funnel(funnel: &Value, out: &mut String) {
     ] {
         let shown = if label.contains("bytes") { print::size(value) } else { count(value) };
         let _ = writeln!(out, "  {label:34} {shown:>12}  {:>8}", percent(value, of.max(value)));
+    }
+}
+
+/// What scanners did not have to look into, and what that would have taken.
+fn push_spared(spared: &Value, out: &mut String) {
+    let scanners = spared["scanners"].as_array().map_or(&[][..], Vec::as_slice);
+    if scanners.is_empty() {
+        return;
+    }
+    let of = |path: &str| number(spared, path);
+    let share = |path: &str| {
+        let share = spared.pointer(path).and_then(Value::as_f64).unwrap_or(0.0);
+        format!("{:.1} %", share * 100.0)
+    };
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "\nSpared the scanners (an estimate)");
+    for (label, value, share) in [
+        ("messages that never reached one", count(of("/messages/all")), share("/messages/share")),
+        ("  refused for good", count(of("/messages/refused")), String::new()),
+        ("  of clients that greylisting lost", count(of("/messages/never_passed")), String::new()),
+        ("  let through without a scan", count(of("/messages/unscanned")), String::new()),
+        ("bytes of those let through", print::size(of("/bytes/unscanned")), share("/bytes/share")),
+    ] {
+        let line = format!("  {label:34} {value:>12}  {share:>8}");
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+    for scanner in scanners {
+        let name = text(scanner, "name");
+        let (mean, spared) = (number(scanner, "/mean_us"), number(scanner, "/spared_ms"));
+        #[allow(clippy::cast_precision_loss, reason = "a time for people")]
+        let mean_ms = mean as f64 / 1000.0;
+        let _ = writeln!(
+            out,
+            "  time of {name:26} {:>12}  at {mean_ms:.1} ms a scan",
+            form::about(spared)
+        );
+    }
+    if scanners.len() > 1 {
+        let _ = writeln!(out, "  {:34} {:>12}", "time of all", form::about(of("/spared_ms")));
     }
 }
 

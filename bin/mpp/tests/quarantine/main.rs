@@ -9,6 +9,7 @@
 )]
 
 mod crash;
+mod digests;
 mod disk;
 mod links;
 mod release;
@@ -51,6 +52,24 @@ impl Scene {
         let listen = format!("{at}:10025");
         let text = gateway(&listen, hop.address(), rules);
         Self { mpp: Daemon::start(MPP, &at, &text), listen, hop }
+    }
+
+    /// With variables in the environment of the daemon.
+    pub(crate) fn start_with(variables: &[(&str, &str)], rules: &str) -> Self {
+        let (at, hop) = (address(), Ledger::start(|| None));
+        let listen = format!("{at}:10025");
+        let mut mpp = Daemon::new(MPP, &at, &gateway(&listen, hop.address(), rules));
+        for (name, value) in variables {
+            mpp.set_variable(name, value);
+        }
+        mpp.launch();
+        Self { mpp, listen, hop }
+    }
+
+    /// Takes other rules.
+    pub(crate) fn reload(&self, rules: &str) {
+        self.mpp.configure(&gateway(&self.listen, self.hop.address(), rules));
+        self.mpp.tell(&["reload"]);
     }
 
     pub(crate) fn client(&self) -> RawSmtp {

@@ -76,6 +76,59 @@ fn users_see_only_their_own() {
 }
 
 #[test]
+fn details_are_the_users_own_and_the_policy_is_named() {
+    let lists = "[recipients.here]\naddresses = [\"held@test.example\", \"held+own@test.example\"]\n\
+        [policy.default.recipient]\nmode = \"enforce\"\n";
+    let rules = HELD.replace("\"eve@test.example\"", "\"@test.example\"");
+    let scene = Scene::start(&format!("{rules}{lists}"));
+    let detail = scene.hold(&["Held+shop@test.example"], "detail");
+    let own = scene.hold(&["held+own@test.example"], "own");
+    let of = |user: &str| -> Vec<String> {
+        let rows = scene.rows(&["list", "--user", user]);
+        rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(of("HELD@test.example"), std::slice::from_ref(&detail));
+    assert_eq!(of("held+other@test.example"), std::slice::from_ref(&detail), "the same user");
+    assert_eq!(of("held+own@test.example"), std::slice::from_ref(&own), "a user of his own");
+    let row = &scene.rows(&["list"])[1];
+    assert_eq!(row["policy"], "held", "a threshold holds by a policy too");
+    assert_eq!(row["recipients"][0]["address"], "held+shop@test.example");
+    scene.mpp.tell(&["quarantine", "release", &detail, "--user", "held@test.example"]);
+    assert!(scene.heard().contains("RCPT TO:<Held+shop@test.example>"), "{}", scene.heard());
+}
+
+#[test]
+fn a_threshold_on_bytes_holds_at_the_end() {
+    let rules = "[[policy.default.threshold]]\nname = \"bytes\"\nkey = \"client\"\n\
+        count = \"bytes\"\nlimit = 3000\nper = \"1h\"\nthen = \"hold\"\n";
+    let scene = Scene::start(rules);
+    let all = ["bob@test.example", "eve@test.example"];
+    assert!(scene.send(&all, &text("small", "Regards")).starts_with("250"));
+    assert!(scene.send(&all, &text("large", &"x".repeat(4_000))).starts_with("250"));
+    assert!(scene.send(&all, &text("after", "Regards")).starts_with("250"));
+    let there: Vec<String> = scene.hop.taken().keys().cloned().collect();
+    assert_eq!(there, ["after", "small"], "what is held has not used the limit up");
+    let rows = scene.rows(&["list"]);
+    assert_eq!((rows.len(), rows[0]["policy"].as_str()), (1, Some("default")));
+    assert_eq!(rows[0]["recipients"].as_array().unwrap().len(), 2);
+    let id = rows[0]["id"].as_str().unwrap();
+    scene.mpp.tell(&["quarantine", "release", id]);
+    assert_eq!(scene.hop.taken().get("large"), Some(&1));
+}
+
+#[test]
+fn a_policy_expires_what_it_holds() {
+    let scene = Scene::start(&format!("{HELD}[policy.held.quarantine]\nkeep = \"1s\"\n"));
+    scene.hold(&["held@test.example"], "short");
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    assert_eq!(
+        scene.mpp.tell(&["quarantine", "expire"]).lines().next(),
+        Some("1 too old, 0 too many, 0 of users who had too much")
+    );
+    assert!(scene.rows(&["list", "--only", "all"]).is_empty());
+}
+
+#[test]
 fn searches_find_and_find_nothing_more() {
     let scene = Scene::start(HELD);
     for serial in ["alpha", "beta", "gamma"] {

@@ -20,7 +20,8 @@ fn only_what_is_undecided_goes_through_the_filter() {
         "[proxy.filter]\nlisten = [\"{at}:10025\"]\nnext_hop = [\"{}\"]\npeers = [\"127.0.0.0/8\"]\n\
          {}{CALM}[policy.default.scan]\nwith = [\"spamd\"]\nsample = \"0%\"\nquarantine = 0\n\
          reject = 0\nfilter = \"smtp:[{at}]:10025\"\n\
-         [policy.default.access]\nallow.client = [\"192.0.2.0/24\"]\n",
+         [policy.default.access]\nallow.client = [\"192.0.2.0/24\"]\n\
+         deny.sender = [\"@spam.example\"]\n",
         back.address(),
         scanner.lines()
     );
@@ -51,6 +52,23 @@ fn only_what_is_undecided_goes_through_the_filter() {
     let told = mpp.tell(&["stats"]);
     assert!(told.contains("messages that passed the SMTP level"), "{told}");
     assert!(told.contains("caught by scanners"), "{told}");
+    // Three are refused at RCPT: they cost no scan.
+    for user in ["one", "two", "three"] {
+        let mut smtp = Smtp::connect_as(front.address(), Who::at("203.0.113.9"));
+        assert_eq!(smtp.mail("a@spam.example").code, 250);
+        assert_eq!(smtp.rcpt(&format!("{user}@test.example")).code, 554);
+    }
+    let stats = mpp.json(&["stats"]);
+    let spared = &stats["spared"];
+    assert_eq!(spared["messages"]["refused"], 3, "{spared}");
+    assert_eq!(spared["messages"]["unscanned"], 1, "what passes two doors passes once: {spared}");
+    assert!(spared["messages"]["share"].as_f64().unwrap() >= 0.75, "{spared}");
+    let (mean_us, all) = (&spared["scanners"][0]["mean_us"], &spared["messages"]["all"]);
+    let wanted = mean_us.as_u64().unwrap() * all.as_u64().unwrap() / 1000;
+    assert!(wanted > 0 && spared["spared_ms"].as_u64().unwrap().abs_diff(wanted) <= 1, "{spared}");
+    let told = mpp.tell(&["stats"]);
+    println!("{told}");
+    assert!(told.contains("time of spamd") && told.contains("messages that never reached one"));
 }
 
 #[test]

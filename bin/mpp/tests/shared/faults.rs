@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use mpp_tests::real::daemon::Daemon;
 use mpp_tests::real::redis::{Cluster, MASTER, Redis, Watched};
+use mpp_tests::real::small_disk::SmallDisk;
 use mpp_tests::real::until;
 use mpp_tests::real::wire::{Fault, Wire};
 
@@ -131,6 +132,49 @@ fn a_node_that_starts_without_the_server_goes_on_with_its_copy() {
     redis.launch();
     nodes.iter().for_each(wait_for_store);
     holds(&nodes, 1);
+}
+
+#[test]
+fn without_the_server_policies_say_what_becomes_of_strangers() {
+    let mut redis = Redis::start(&[]);
+    let store = format!("{}strangers = \"unavailable\"\n", at(&redis.place()));
+    let text = format!(
+        "{}[policy.careful]\nmatch = {{ recipient = \"eve@test.example\" }}\n\
+         unavailable = \"defer\"\n",
+        crate::settings(&store)
+    );
+    let node = Daemon::start(crate::MPP, &mpp_tests::real::address(), &text);
+    prove(&node, GOOD.0, GOOD.1);
+    redis.kill();
+    until("a node that is alone", || health(&node).starts_with("alone").then_some(()));
+    assert!(lets_through(&node, GOOD.0, GOOD.1), "the good sender does not wait");
+    assert!(lets_through(&node, &stranger(0, 0), "s@stranger.example"), "accept is the default");
+    let request = mpp_tests::real::policy::rcpt(&stranger(1, 0), "s@x.example", "eve@test.example");
+    let said = node.client().ask(&request);
+    assert!(said.starts_with("451 4.3.0"), "{said}");
+}
+
+#[test]
+fn a_server_whose_disk_is_full() {
+    let folder = mpp_tests::real::folder();
+    let disk = SmallDisk::mount(&folder.path().join("disk"), "8m");
+    let place = folder.path().join("disk").display().to_string();
+    let redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always", "--dir", &place]);
+    let nodes = begin(&at(&redis.place()));
+    let filler = disk.fill();
+    // What it cannot write it does not take: with fsync at each write it would rather end.
+    holds(&nodes, 0);
+    until("nodes that are alone", || {
+        holds(&nodes, 1);
+        health(&nodes[0]).starts_with("alone").then_some(())
+    });
+    std::fs::remove_file(filler).unwrap();
+    let mut redis = redis;
+    if redis.ask(&["PING"]).is_empty() {
+        redis.launch();
+    }
+    nodes.iter().for_each(wait_for_store);
+    holds(&nodes, 2);
 }
 
 #[test]

@@ -445,6 +445,15 @@ impl Thresholds {
         self.rules.iter().any(|rule| rule.mode != Mode::Off && counts(rule))
     }
 
+    /// Whether any rule holds messages for their bytes, which are known at their end only.
+    pub fn holds_at_end(&self) -> bool {
+        self.rules.iter().any(|rule| {
+            rule.mode == Mode::Enforce
+                && rule.then == Then::Act(Action::Hold)
+                && matches!(rule.limit, Limit::Count(What::Bytes, _))
+        })
+    }
+
     /// Whether any rule counts what a transaction holds until it is over.
     pub fn holds(&self) -> bool {
         self.rules.iter().any(|rule| {

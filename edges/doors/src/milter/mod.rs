@@ -338,7 +338,7 @@ impl Session {
                 path: String::from_utf8_lossy(address).into_owned(),
                 parameters: String::new(),
                 order: self.order.take(),
-                is_held: false,
+                held_by: None,
             });
             if is_named {
                 message.name(address);

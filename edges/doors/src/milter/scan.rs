@@ -254,10 +254,9 @@ impl Session {
         let (Some(client), Some(message)) = (&self.known.client, &self.known.message) else {
             return Err("nothing is known of it".into());
         };
-        let held: Vec<&Named> =
-            plan.quarantine.iter().filter_map(|number| named.get(*number)).collect();
-        let policy = held.iter().find_map(|named| named.order.as_ref());
-        let is_by_policy = held.iter().all(|named| named.is_held);
+        let bare = |path: &str| super::bare(path.as_bytes());
+        let wanted = (named, &*plan.quarantine);
+        let (recipients, reason) = scanning::held_for(&self.door.hub, wanted, (worst, bare)).await;
         let tests: Vec<&str> = worst.findings.iter().map(|finding| &*finding.tests).collect();
         #[allow(clippy::cast_possible_truncation, reason = "points are small numbers")]
         let points = (worst.points.clamp(-1e6, 1e6) * 100.0) as i64;
@@ -269,9 +268,8 @@ impl Session {
             helo: client.helo.clone(),
             sasl_user: self.known.noted.sasl_user.clone(),
             sender: message.sender.clone(),
-            recipients: held.iter().map(|named| super::bare(named.path.as_bytes())).collect(),
-            policy: policy.map(|order| order.policy.to_string()).unwrap_or_default(),
-            reason: if is_by_policy { "hold".into() } else { worst.class.name().into() },
+            recipients,
+            reason,
             points,
             tests: tests.join(" "),
             route: CONTEXT.into(),

@@ -217,8 +217,8 @@ impl Session {
         let is_taken = matches!(&said, Some(Said::Reply(reply)) if reply.is_positive());
         if is_taken {
             message.recipients += 1;
-            let (order, is_held) = std::mem::take(&mut self.order);
-            message.named.push(Named { path, parameters, order, is_held });
+            let (order, held_by) = std::mem::take(&mut self.order);
+            message.named.push(Named { path, parameters, order, held_by });
         } else {
             self.door.hub.take_back(&message.instance, &mut self.desk);
         }

@@ -181,8 +181,9 @@ impl Session {
             return Ok(None);
         };
         let quarantine = self.door.quarantine.as_ref().ok_or("there is none")?;
-        let held = plan.quarantine.iter().filter_map(|number| message.named.get(*number));
-        let is_by_policy = held.clone().all(|named| named.is_held);
+        let wanted = (&*message.named, &*plan.quarantine);
+        let (recipients, reason) =
+            scanning::held_for(&self.door.hub, wanted, (worst, str::to_owned)).await;
         let tests = worst.findings.iter().map(|finding| &*finding.tests).collect::<Vec<_>>();
         #[allow(clippy::cast_possible_truncation, reason = "points are small numbers")]
         let points = (worst.points.clamp(-1e6, 1e6) * 100.0) as i64;
@@ -194,12 +195,8 @@ impl Session {
             helo: self.client.helo.clone(),
             sasl_user: self.client.login.clone(),
             sender: message.sender.clone(),
-            recipients: held.clone().map(|named| named.path.clone()).collect(),
-            policy: held
-                .clone()
-                .find_map(|named| named.order.as_ref().map(|order| order.policy.to_string()))
-                .unwrap_or_default(),
-            reason: if is_by_policy { "hold".into() } else { worst.class.name().into() },
+            recipients,
+            reason,
             points,
             tests: tests.join(" "),
             route: format!("{}/{}", self.setup.proxy.name, message.route.unwrap_or(0)),

@@ -80,7 +80,7 @@ pub(crate) struct Session {
     pub(crate) client: Client,
     pub(crate) transaction: Option<Box<Transaction>>,
     /// How the recipient's mail is scanned that was judged last, and whether it is held.
-    pub(crate) order: (Option<Order>, bool),
+    pub(crate) order: (Option<Order>, Option<Arc<str>>),
     pub(crate) decoder: Decoder,
     pub(crate) desk: Box<Desk>,
     pub(crate) out: String,
@@ -135,7 +135,7 @@ impl Session {
             is_encrypted: false,
             client,
             transaction: None,
-            order: (None, false),
+            order: (None, None),
             decoder: Decoder::default(),
             desk: Box::default(),
             out: String::new(),
@@ -291,7 +291,7 @@ impl Session {
         if let Some(transaction) = transaction.as_deref_mut() {
             transaction.is_discarded |= judged.decision.verdict.action == Action::Discard;
         }
-        *order = (judged.scan, judged.decision.verdict.action == Action::Hold);
+        *order = (judged.scan, judged.held_by);
         let reply = judged.reply?;
         // Before the greeting "not now" is spelled so (RFC 5321 section 4.2.3).
         let is_first = stage == Stage::Connect && reply.code < 500;

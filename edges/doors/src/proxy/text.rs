@@ -2,6 +2,7 @@
 //! nothing stands against it.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mpp_engine::facts::Stage;
@@ -123,10 +124,13 @@ impl Session {
         if message.recipients == 0 {
             return Err("554 5.5.1 No valid recipients\r\n".into());
         }
+        self.order = (None, None);
         if let Some(refusal) = self.judge(Stage::Data).await {
             self.reset();
             return Err(refusal);
         }
+        self.hold_all();
+        let waits = self.door.hub.live().configuration.policies.hold_at_end();
         let now_ms = self.door.hub.now_ms();
         let is_gateway = self.setup.proxy.is_gateway();
         let Some(message) = &mut self.transaction else { return Err(NO_HOP.into()) };
@@ -142,7 +146,7 @@ impl Session {
             message.hop = None;
             return Ok(());
         }
-        if message.is_spooled() {
+        if waits || message.is_spooled() {
             return self.begin_spool();
         }
         if let Err(trouble) = self.edit().await {
@@ -174,6 +178,16 @@ impl Session {
                 Err(NO_HOP.into())
             }
         }
+    }
+
+    /// Has the message held for all, if what was judged last says so; returns whether it does.
+    fn hold_all(&mut self) -> bool {
+        let Some(policy) = self.order.1.take() else { return false };
+        let named = self.transaction.iter_mut().flat_map(|message| &mut message.named);
+        for named in named {
+            named.held_by.get_or_insert_with(|| Arc::clone(&policy));
+        }
+        true
     }
 
     /// Has the message wait in the spool, with its header before it.
@@ -274,15 +288,25 @@ impl Session {
             self.message_is_over();
             return Ok(self.wrong(fault));
         }
+        self.order = (None, None);
         if let Some(refusal) = self.judge(Stage::EndOfMessage).await {
             Tally::more(&self.tally().refused);
             self.message_is_over();
             return Ok(self.refused(&refusal));
         }
+        let is_held = self.hold_all();
         let Some(message) = &mut self.transaction else { return Ok(Next::GoOn) };
         if message.is_discarded {
             self.message_is_over();
             return Ok(self.say("250 2.0.0 Ok\r\n"));
+        }
+        if is_held && message.spool.is_none() {
+            // No policy did so when its text began, and that is on its way: next time it waits.
+            message.hop = None;
+            self.door.hub.take_back(&message.instance, &mut self.desk);
+            Tally::more(&self.tally().refused);
+            self.message_is_over();
+            return Ok(self.say("451 4.3.0 Cannot be done now\r\n"));
         }
         if message.spool.is_some() {
             self.put_in_spool(&mut rest);
@@ -294,6 +318,12 @@ impl Session {
             }
             return Box::pin(self.end_of_spooled()).await;
         }
+        self.end_at_hop(rest).await
+    }
+
+    /// The next hop gets what is left of a text that streams, and what it says is the answer.
+    async fn end_at_hop(&mut self, mut rest: Vec<u8>) -> io::Result<Next> {
+        let Some(message) = &mut self.transaction else { return Ok(Next::GoOn) };
         let header = std::mem::take(&mut message.header);
         rest.splice(..0, header.into_bytes());
         let ended = match &mut message.hop {

@@ -82,13 +82,14 @@ impl Names {
         }
     }
 
-    /// The table of a key, and its field there.
-    fn place(&self, kind: Kind, key: Key) -> (String, Vec<u8>) {
+    /// The part of a key, its table, and its field there.
+    pub(super) fn place(&self, kind: Kind, key: Key) -> (usize, String, Vec<u8>) {
         let root = key.0 >> (64 - PART_BITS - ROOT_BITS) & ((1 << ROOT_BITS) - 1);
         let name = format!("{}{root:02x}", char::from(kind.letter()));
         let bytes = (key.0 << (PART_BITS + ROOT_BITS)).to_be_bytes();
         let field = bytes.get(..kind.field_bytes()).unwrap_or_default().to_vec();
-        (self.of(part_of(key), &name), field)
+        let part = part_of(key);
+        (part, self.of(part, &name), field)
     }
 
     /// The key of a field in a table, as far as it is known, and what kind it is.
@@ -132,9 +133,9 @@ impl Operation {
     }
 
     fn of_key(names: &Names, letter: u8, kind: Kind, key: Key) -> Self {
-        let (table, field) = names.place(kind, key);
+        let (part, table, field) = names.place(kind, key);
         let arguments = vec![vec![letter], table.into_bytes(), field];
-        Self { part: part_of(key), arguments, is_asked: false }
+        Self { part, arguments, is_asked: false }
     }
 
     fn common(letter: u8, arguments: Vec<Vec<u8>>) -> Self {
@@ -340,12 +341,12 @@ mod tests {
         let names = Names::new("mpp");
         for key in [0, 1, u64::MAX, 0x0123_4567_89ab_cdef].map(Key) {
             for kind in [Kind::Count, Kind::Set, Kind::History] {
-                let (table, field) = names.place(kind, key);
+                let (_, table, field) = names.place(kind, key);
                 assert_eq!(names.key_of(table.as_bytes(), &field), Some((kind, key)));
             }
             for shelf in Shelf::ALL {
                 let (kind, key) = (Kind::Moment(shelf), moment_key(shelf, key));
-                let (table, field) = names.place(kind, key);
+                let (_, table, field) = names.place(kind, key);
                 assert_eq!(names.key_of(table.as_bytes(), &field), Some((kind, key)));
                 // A table behind a full one has letters behind its name.
                 assert_eq!(

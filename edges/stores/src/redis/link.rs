@@ -9,7 +9,7 @@ use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _,
-    RedisConnectionInfo, RedisError, TlsCertificates, Value,
+    Pipeline, RedisConnectionInfo, RedisError, TlsCertificates, Value,
 };
 
 use crate::shared::remote::Trouble;
@@ -67,6 +67,14 @@ impl Link {
         match self {
             Self::One(link) => command.query_async(link).await,
             Self::Cluster(link) => command.query_async(link).await,
+        }
+    }
+
+    /// Sends several commands at once; returns an answer each. All are of one part.
+    pub(super) async fn send_all(&mut self, commands: &Pipeline) -> Result<Vec<Value>, RedisError> {
+        match self {
+            Self::One(link) => commands.query_async(link).await,
+            Self::Cluster(link) => commands.query_async(link).await,
         }
     }
 

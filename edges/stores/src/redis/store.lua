@@ -342,7 +342,7 @@ local operations = {
     call('XADD', ARGV[i + 1], 'MAXLEN', '~', ARGV[i + 2], '*', 'm', ARGV[i + 3], 'n', ARGV[1])
     return i + 4
   end,
-  -- Drops what has run out of a table; how much did, and how much is left.
+  -- Drops what has run out of a table; how much did, and whether the table stays.
   W = function(i)
     local at, kind = ARGV[i + 1], ARGV[i + 2]
     local all, gone, left, has_more = call('HGETALL', at), 0, 0, false
@@ -387,11 +387,13 @@ local operations = {
         if not has_more then call('HDEL', at, '+') end
       end
     end
+    local stays = 1
     if left == 0 and not has_more then
       call('DEL', at)
       call('SREM', at:match('^[^}]*}') .. 't', at)
+      stays = 0
     end
-    return i + 3, { gone, left }
+    return i + 3, { gone, stays }
   end,
 }
 

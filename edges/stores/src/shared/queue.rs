@@ -6,11 +6,10 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use mpp_engine::question::{Answer, Effect, Question, Shelf};
-use tokio::sync::oneshot;
-
+use super::courier::{Asker, Reply, channel};
 use super::remote::Job;
 use crate::record::Record;
+use mpp_engine::question::{Answer, Effect, Question, Shelf};
 
 /// Changes that wait at the most, in bytes: some half a million first tries.
 const BYTES_MAX: usize = 48 << 20;
@@ -23,7 +22,7 @@ const JOB_BYTES: usize = size_of::<Waiting>();
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) job: Job,
-    pub(super) asker: Option<oneshot::Sender<Vec<Answer>>>,
+    pub(super) asker: Option<Asker>,
     pub(super) since: Instant,
     /// What remains to be counted if the asker goes on alone: what was granted to him here.
     afterwards: Vec<Question>,
@@ -58,8 +57,8 @@ impl Queue {
         now_ms: u64,
         questions: Vec<Question>,
         afterwards: Vec<Question>,
-    ) -> oneshot::Receiver<Vec<Answer>> {
-        let (asker, answers) = oneshot::channel();
+    ) -> Reply {
+        let (asker, answers) = channel();
         let job = Job { now_ms, questions, effects: Vec::new() };
         self.push(Waiting { job, asker: Some(asker), since: Instant::now(), afterwards });
         answers
@@ -226,10 +225,14 @@ mod tests {
         let key = Key(1);
         let since = Question::Since { shelf: Shelf::Proven, key };
         let count = Question::Count { key, per_ms: 10, amount: 1 };
-        let mut first = queue.ask(5, vec![since, count], vec![count]);
-        let mut second = queue.ask(5, vec![since], Vec::new());
+        let first = queue.ask(5, vec![since, count], vec![count]);
+        let second = queue.ask(5, vec![since], Vec::new());
         queue.release();
-        assert!(first.try_recv().is_err() && second.try_recv().is_err());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        for reply in [first, second] {
+            let polled = std::pin::pin!(reply).poll(&mut context);
+            assert!(matches!(polled, std::task::Poll::Ready(None)), "he goes on");
+        }
         assert_eq!(queue.oldest(), None);
         let left = queue.take(9);
         assert_eq!(left.len(), 1);

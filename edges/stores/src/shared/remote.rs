@@ -113,8 +113,9 @@ pub(crate) trait Remote: Send + Sync {
     /// 0 behind the end.
     fn sweep(&self, node: u64, now_ms: u64, from: u64) -> Waiting<'_, (u64, u64)>;
 
-    /// How much is held. Bytes are the server's, if it tells.
-    fn counts(&self) -> Waiting<'_, Counts>;
+    /// A piece of how much is held, and where to go on: the sum of all pieces is all of it. Bytes are
+    /// the server's, if it tells, and in one of the pieces.
+    fn counts(&self, from: u64) -> Waiting<'_, (Counts, Option<u64>)>;
 }
 
 /// Which entries a page is of.

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use mpp_hub::store::{Store as _, StoreError};
+use mpp_hub::store::{Counts, Store as _, StoreError};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
+use super::courier::Couriers;
 use super::queue::Waiting;
 use super::remote::{Batch, Connector, Cursor, Job, Meta, Remote, Trouble, Wanted};
 use super::{Line, Options, lock, open_copy};
@@ -27,8 +28,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 /// How often the log of changes is looked at.
 const NEWS_EVERY: Duration = Duration::from_millis(200);
-/// How often the server is asked how much it holds, and what time it is.
-const COUNTS_EVERY: Duration = Duration::from_secs(15);
+/// How often a piece of what the server holds is counted; behind the last it is asked what time it is.
+const COUNTS_EVERY: Duration = Duration::from_millis(200);
 /// How often the askers' deadlines are looked at while a request is under way.
 const WATCH_EVERY: Duration = Duration::from_millis(20);
 /// Times to wait before the server is tried again: the first, and the longest.
@@ -61,6 +62,8 @@ pub(super) struct Runner {
     counts_due: Instant,
     sweep_due: Instant,
     sweep_from: u64,
+    /// Which piece of what the server holds is counted next, and what those before it hold.
+    counting: (u64, Counts),
 }
 
 /// Why talking to a server ended.
@@ -130,6 +133,7 @@ impl Runner {
             counts_due: now,
             sweep_due: now,
             sweep_from: 0,
+            counting: Default::default(),
         };
         Ok((copy, runner))
     }
@@ -250,13 +254,14 @@ impl Runner {
             Ok(done) => {
                 self.take_over_seen(&jobs, &done);
                 let mut answers = done.answers.into_iter();
+                let mut couriers = Couriers::default();
                 for waiting in &mut waiting {
                     let theirs = answers.next().unwrap_or_default();
                     if let Some(asker) = waiting.asker.take() {
-                        // Who asked may have gone.
-                        let _ = asker.send(theirs);
+                        asker.send(theirs, &mut couriers);
                     }
                 }
+                couriers.call();
                 let mut queue = lock(&self.line.queue);
                 for job in &jobs {
                     queue.close_blocks(job);
@@ -387,12 +392,13 @@ impl Runner {
         }
         if now >= self.counts_due {
             self.counts_due = now + COUNTS_EVERY;
-            self.count(remote).await?;
-            let meta = self.watched(remote.meta(self.copy.seed(), draw()), None).await?;
-            if meta.epoch != self.epoch {
-                return Err(Trouble("it was emptied".into()).into());
+            if self.count_piece(remote).await? {
+                let meta = self.watched(remote.meta(self.copy.seed(), draw()), None).await?;
+                if meta.epoch != self.epoch {
+                    return Err(Trouble("it was emptied".into()).into());
+                }
+                self.follow_clock(&meta);
             }
-            self.follow_clock(&meta);
         }
         let sweep_ms = self.line.sweep_ms.load(Ordering::Relaxed);
         if sweep_ms > 0 && now >= self.sweep_due {
@@ -410,9 +416,21 @@ impl Runner {
         Ok(())
     }
 
-    async fn count(&self, remote: &dyn Remote) -> Result<(), End> {
-        let counts = self.watched(remote.counts(), None).await?;
-        lock(&self.line.state).counts = counts;
+    /// Counts one piece of what the server holds; says whether it was the last.
+    async fn count_piece(&mut self, remote: &dyn Remote) -> Result<bool, End> {
+        let (from, mut sum) = self.counting;
+        let (counts, next) = self.watched(remote.counts(from), None).await?;
+        add(&mut sum, &counts);
+        if next.is_none() {
+            lock(&self.line.state).counts = sum;
+        }
+        self.counting = next.map_or_else(Default::default, |next| (next, sum));
+        Ok(next.is_none())
+    }
+
+    async fn count(&mut self, remote: &dyn Remote) -> Result<(), End> {
+        self.counting = Default::default();
+        while !self.count_piece(remote).await? {}
         Ok(())
     }
 
@@ -446,7 +464,7 @@ impl Runner {
             return Ok(());
         }
         self.line.come_back();
-        self.count(remote).await
+        Ok(())
     }
 
     async fn settle(
@@ -491,6 +509,18 @@ impl Runner {
             seen
         }
     }
+}
+
+/// Adds a piece to a sum.
+fn add(sum: &mut Counts, piece: &Counts) {
+    for (sum, piece) in sum.shelves.iter_mut().zip(piece.shelves) {
+        *sum += piece;
+    }
+    sum.blocks += piece.blocks;
+    sum.tallies += piece.tallies;
+    sum.histories += piece.histories;
+    sum.disk_bytes += piece.disk_bytes;
+    sum.memory_bytes += piece.memory_bytes;
 }
 
 /// A request that must be done within a time.

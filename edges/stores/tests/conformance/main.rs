@@ -136,7 +136,7 @@ impl Session<'_> {
         // A server that others share is swept behind the scenes.
         self.store.settle().unwrap();
         let gone = gone + self.store.expire(self.now_ms);
-        // What has just been asked for is not to be done after time went on.
+        // And no sweep of this moment is left for later.
         self.store.settle().unwrap();
         gone
     }

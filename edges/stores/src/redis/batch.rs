@@ -1,0 +1,294 @@
+//! A batch as a server likes it best: what is only read, and first tries that are new, as plain commands;
+//! all else in one call of the script behind them. A call of a command by the script costs the server
+//! three times a plain one, and nearly all that drones make it do is to look and to find nothing.
+//!
+//! In one batch a thing is first read, then changed. What an earlier job of the same batch changes is read
+//! by the script, behind the change.
+
+use std::collections::{HashMap, HashSet};
+
+use mpp_engine::question::{Effect, Key, Question, Shelf};
+use redis::{Cmd, Value};
+
+use super::keys::{COMMON, Kind, Names, Operation};
+use crate::moments::{class_of, keep_of};
+use crate::shared::cells::{moment_key, write_moment};
+use crate::shared::remote::Batch;
+
+/// Entries of a table up to which a new one is put in by a plain command. Other nodes do the same at
+/// the same time; the script's bound is 112, and at 128 the server would need more room.
+const ROOM: i64 = 96;
+/// Tables of which it is known how full they are.
+const TABLES_MAX: usize = 1 << 17;
+/// Triplets of which it is known that nobody tried them.
+const ABSENT_MAX: usize = 1 << 16;
+
+/// What is known of the tables for first tries.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    tables: HashMap<String, Table>,
+    /// Triplets that were asked for and not found, and not noted since.
+    absent: HashSet<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Table {
+    /// There are tables behind it.
+    is_split: bool,
+    entries: i64,
+    /// Until when it lives at least, in milliseconds since 1970.
+    lives_ms: u64,
+}
+
+/// Where the answer to a question comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// Every node answers that itself.
+    Nowhere,
+    /// The answers of plain commands from this place on, one a table, in a part.
+    Plain { part: usize, from: usize, tables: Vec<String> },
+    /// The next answer of the script in a part.
+    Script { part: usize },
+}
+
+/// What goes to one part in one trip.
+#[derive(Debug, Default)]
+pub(super) struct Trip {
+    pub(super) part: usize,
+    pub(super) reads: Vec<Cmd>,
+    pub(super) inserts: Vec<Cmd>,
+    pub(super) script: Vec<Operation>,
+    since_ms: Option<u64>,
+}
+
+/// A batch, ready to be sent.
+#[derive(Debug, Default)]
+pub(super) struct Built {
+    pub(super) trips: Vec<Trip>,
+    /// Where the answer to each question of each job comes from.
+    pub(super) sources: Vec<Vec<Source>>,
+}
+
+impl Built {
+    fn trip(&mut self, part: usize) -> &mut Trip {
+        let place = self.trips.iter().position(|trip| trip.part == part);
+        let place = place.unwrap_or_else(|| {
+            self.trips.push(Trip { part, ..Trip::default() });
+            self.trips.len() - 1
+        });
+        // It is there: found, or pushed a moment ago.
+        #[allow(clippy::indexing_slicing, reason = "the place of something that is there")]
+        &mut self.trips[place]
+    }
+
+    fn script(&mut self, part: usize, now_ms: u64, operation: Operation) {
+        let trip = self.trip(part);
+        if trip.since_ms != Some(now_ms) {
+            trip.since_ms = Some(now_ms);
+            trip.script.push(Operation::now(part, now_ms));
+        }
+        trip.script.push(operation);
+    }
+}
+
+/// What is read by a plain command.
+fn plain(question: &Question) -> Option<(Kind, Key)> {
+    match *question {
+        Question::Since { shelf, key } => Some((Kind::Moment(shelf), moment_key(shelf, key))),
+        Question::History { key } => Some((Kind::History, key)),
+        _ => None,
+    }
+}
+
+/// What an effect changes of that.
+fn changed(effect: &Effect) -> Option<(Kind, Key)> {
+    match *effect {
+        Effect::Remember { shelf, key, .. } | Effect::Forget { shelf, key } => {
+            Some((Kind::Moment(shelf), moment_key(shelf, key)))
+        }
+        Effect::TooEarly { key } => {
+            let shelf = Shelf::Greylisted;
+            Some((Kind::Moment(shelf), moment_key(shelf, key)))
+        }
+        Effect::Observe { key, .. } => Some((Kind::History, key)),
+        _ => None,
+    }
+}
+
+impl Known {
+    /// The tables in which a field may be, the last that is known last.
+    fn chain(&self, root: String, field: &[u8]) -> Vec<String> {
+        let mut tables = vec![root];
+        let nibbles = field.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        for nibble in nibbles {
+            let is_split = |table: &String| self.tables.get(table).is_some_and(|it| it.is_split);
+            let Some(last) = tables.last().filter(|last| is_split(last)) else { break };
+            let mut next = last.clone();
+            next.push(char::from(b'A' + nibble));
+            tables.push(next);
+        }
+        tables
+    }
+
+    /// Makes trips of a batch. In a cluster each part is a trip of its own.
+    pub(super) fn build(&mut self, names: &Names, batch: &Batch<'_>, is_cluster: bool) -> Built {
+        let mut built = Built::default();
+        let mut written: HashSet<(u8, u64)> = HashSet::new();
+        for job in batch.jobs {
+            let mut sources = Vec::with_capacity(job.questions.len());
+            for question in &job.questions {
+                let read = plain(question)
+                    .filter(|(kind, key)| !written.contains(&(kind.letter(), key.0)));
+                if let Some((kind, key)) = read {
+                    sources.push(self.read(names, &mut built, (kind, key), is_cluster));
+                } else if let Some(operation) = Operation::question(names, question) {
+                    let part = if is_cluster { operation.part } else { COMMON };
+                    sources.push(Source::Script { part });
+                    built.script(part, job.now_ms, operation);
+                } else {
+                    sources.push(Source::Nowhere);
+                }
+            }
+            built.sources.push(sources);
+            for effect in &job.effects {
+                let is_new = changed(effect)
+                    .is_none_or(|(kind, key)| written.insert((kind.letter(), key.0)));
+                if is_new && self.insert(names, &mut built, (effect, job.now_ms), is_cluster) {
+                    continue;
+                }
+                if let Some(operation) = Operation::effect(names, job.now_ms, effect) {
+                    let part = if is_cluster { operation.part } else { COMMON };
+                    built.script(part, job.now_ms, operation);
+                }
+            }
+        }
+        for record in batch.news {
+            let operation = Operation::news(names, record);
+            built.script(COMMON, 0, operation);
+        }
+        built
+    }
+
+    fn read(
+        &self,
+        names: &Names,
+        built: &mut Built,
+        (kind, key): (Kind, Key),
+        is_cluster: bool,
+    ) -> Source {
+        let (part, root, field) = names.place(kind, key);
+        let part = if is_cluster { part } else { COMMON };
+        let trip = built.trip(part);
+        let from = trip.reads.len();
+        let tables = self.chain(root, &field);
+        let wants_room = kind == Kind::Moment(Shelf::Greylisted);
+        for table in &tables {
+            let mut read = redis::cmd("HMGET");
+            read.arg(table).arg(field.as_slice()).arg("+");
+            if wants_room {
+                read.arg("!");
+            }
+            trip.reads.push(read);
+        }
+        if wants_room && let Some(last) = tables.last() {
+            let mut size = redis::cmd("HLEN");
+            size.arg(last);
+            trip.reads.push(size);
+        }
+        Source::Plain { part, from, tables }
+    }
+
+    /// Notes a first try by a plain command, if it is known that it is one and that there is room.
+    fn insert(
+        &mut self,
+        names: &Names,
+        built: &mut Built,
+        (effect, now_ms): (&Effect, u64),
+        is_cluster: bool,
+    ) -> bool {
+        let Effect::Remember { shelf: Shelf::Greylisted, key, keep_ms, again: false, mark } =
+            effect
+        else {
+            return false;
+        };
+        let shelf = Shelf::Greylisted;
+        let key = moment_key(shelf, *key);
+        if !self.absent.remove(&key.0) {
+            return false;
+        }
+        let (part, root, field) = names.place(Kind::Moment(shelf), key);
+        let Some(leaf) = self.chain(root, &field).pop() else { return false };
+        let class = class_of(*keep_ms);
+        let Some(table) = self.tables.get_mut(&leaf) else { return false };
+        let lives = table.lives_ms >= now_ms.saturating_add(keep_of(class));
+        if table.is_split || !(1..ROOM).contains(&table.entries) || !lives {
+            return false;
+        }
+        table.entries += 1;
+        let moment = mpp_engine::question::Moment { at_ms: now_ms, tries: (*mark).min(15) };
+        let mut insert = redis::cmd("HSETNX");
+        insert.arg(leaf).arg(field).arg(write_moment(moment, class));
+        built.trip(if is_cluster { part } else { COMMON }).inserts.push(insert);
+        true
+    }
+
+    /// What plain commands found: the value; or nothing; or that a table is split of which that was not
+    /// known, so that the script must look.
+    pub(super) fn found(
+        &mut self,
+        question: &Question,
+        tables: &[String],
+        answers: &[Value],
+    ) -> Result<Option<Vec<u8>>, ()> {
+        let mut found = None;
+        let mut answers = answers.iter();
+        let mut is_split = false;
+        let mut lives_ms = 0;
+        for table in tables {
+            let Some(Value::Array(fields)) = answers.next() else { return Err(()) };
+            if let (Some(Value::BulkString(value)), None) = (fields.first(), &found) {
+                found = Some(value.clone());
+            }
+            is_split = matches!(fields.get(1), Some(Value::BulkString(_)));
+            if is_split {
+                self.table(table).is_split = true;
+            }
+            lives_ms = match fields.get(2) {
+                Some(Value::BulkString(text)) => {
+                    std::str::from_utf8(text).ok().and_then(|it| it.parse().ok()).unwrap_or(0)
+                }
+                _ => 0,
+            };
+        }
+        if found.is_some() {
+            return Ok(found);
+        }
+        if is_split {
+            return Err(());
+        }
+        if let (Question::Since { shelf: Shelf::Greylisted, key }, Some(last)) =
+            (question, tables.last())
+        {
+            let entries = match answers.next() {
+                Some(Value::Int(entries)) => *entries,
+                _ => 0,
+            };
+            let table = self.table(last);
+            (table.entries, table.lives_ms) = (entries, lives_ms);
+            if self.absent.len() >= ABSENT_MAX {
+                // Their first tries are noted by the script then.
+                self.absent.clear();
+            }
+            self.absent.insert(moment_key(Shelf::Greylisted, *key).0);
+        }
+        Ok(None)
+    }
+
+    fn table(&mut self, name: &str) -> &mut Table {
+        if self.tables.len() >= TABLES_MAX {
+            // It is learnt again where there are entries.
+            self.tables.clear();
+        }
+        self.tables.entry(name.to_owned()).or_default()
+    }
+}
