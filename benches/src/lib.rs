@@ -14,10 +14,12 @@
     reason = "a measurement that cannot go on stops, and says why to whoever started it"
 )]
 
+pub mod databases;
 pub mod drive;
 pub mod hops;
 pub mod load;
 pub mod naive;
+pub mod nodes;
 pub mod null;
 pub mod process;
 pub mod servers;

@@ -153,7 +153,7 @@ pub fn mpp_in(directory: TempDir, configuration: &str) -> io::Result<Server> {
     let (tcp, unix, targets) = places(directory.path())?;
     let state = directory.path().join("state");
     let mut command = on_server_core(program);
-    command.arg("serve").arg("--state").arg(state);
+    command.arg("serve").arg("--state").arg(state).env("MPP_BENCH_SQL", "x");
     command.args(["--listen", &tcp]).arg("--listen").arg(format!("unix:{}", unix.display()));
     if !configuration.is_empty() {
         let file = directory.path().join("mpp.toml");
@@ -204,6 +204,14 @@ pub fn postgrey(transport: &str) -> io::Result<Server> {
 /// # Errors
 /// It is not installed, or does not start.
 pub fn sqlgrey(transport: &str) -> io::Result<Server> {
+    sqlgrey_on(transport, "")
+}
+
+/// sqlgrey with another database, that these settings of its own name.
+///
+/// # Errors
+/// As above.
+pub fn sqlgrey_on(transport: &str, database: &str) -> io::Result<Server> {
     let program = installed("sqlgrey")?;
     let directory = TempDir::new()?;
     let (tcp, unix, targets) = places(directory.path())?;
@@ -214,13 +222,17 @@ pub fn sqlgrey(transport: &str) -> io::Result<Server> {
         format!("unix = {}", unix.display())
     };
     let path = directory.path().display();
+    let database = if database.is_empty() {
+        format!("db_type = SQLite\ndb_name = {path}/sqlgrey.db\n")
+    } else {
+        database.to_owned()
+    };
     let file = directory.path().join("sqlgrey.conf");
     fs::write(
         &file,
         format!(
             "{listen}\nuser = {user}\ngroup = {group}\nconfdir = /etc/sqlgrey\nloglevel = 0\n\
-             pidfile = {path}/pid\ndb_type = SQLite\ndb_name = {path}/sqlgrey.db\n\
-             prepend = 0\n"
+             pidfile = {path}/pid\n{database}prepend = 0\n"
         ),
     )?;
     let mut command = on_server_core(program);

@@ -83,7 +83,7 @@ pub(crate) fn store(
                 Backend::Redis(redis) => {
                     Ok(mpp_stores::redis::open(redis, &options).map_err(failed)?)
                 }
-                Backend::Sql(_) => Err(Failure("error: not yet".into())),
+                Backend::Sql(sql) => Ok(mpp_stores::sql::open(sql, &options).map_err(failed)?),
             }
         }
     }
@@ -94,14 +94,36 @@ pub(crate) fn store(
 ///
 /// # Errors
 /// As [`store`].
-pub(crate) fn measured_store(settings: &Settings, state: &Path) -> Result<Arc<dyn Store>, Failure> {
+pub(crate) fn measured_store(
+    settings: &Settings,
+    state: &Path,
+) -> Result<(Arc<dyn Store>, Remains), Failure> {
     let mut settings = settings.clone();
-    if let Settings::Shared(shared) = &mut settings
-        && let Backend::Redis(redis) = &mut shared.server
-    {
-        redis.prefix = format!("{}-bench-{}", redis.prefix, std::process::id());
+    let mut remains = Remains(None);
+    if let Settings::Shared(shared) = &mut settings {
+        let number = std::process::id();
+        match &mut shared.server {
+            Backend::Redis(redis) => redis.prefix = format!("{}-bench-{number}", redis.prefix),
+            Backend::Sql(sql) => {
+                sql.prefix = format!("{}_bench_{number}", sql.prefix);
+                remains.0 = Some(sql.clone());
+            }
+        }
     }
-    store(&settings, state, false)
+    Ok((store(&settings, state, false)?, remains))
+}
+
+/// What a measured store leaves behind on a server that does not drop it by itself.
+pub(crate) struct Remains(Option<mpp_config::store::Sql>);
+
+impl Remains {
+    /// Drops it, when the store is closed.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub(crate) fn remove(self) -> Result<(), StoreError> {
+        self.0.map_or(Ok(()), |sql| mpp_stores::sql::remove(&sql))
+    }
 }
 
 /// A hub for one command: it remembers nothing, and logs nothing.

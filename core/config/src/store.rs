@@ -6,7 +6,7 @@ use crate::directory::host_and_port;
 use crate::directory::sql::server::{Engine, Server};
 use crate::directory::tls::Security;
 
-/// What every key on a Redis server begins with if nothing is said.
+/// What every key on a Redis server, and every table of a database, begins with if nothing is said.
 const PREFIX: &str = "mpp";
 
 /// Where state is kept.
@@ -99,6 +99,8 @@ pub struct Sql {
     pub password: Option<Secret>,
     /// Whether connections are encrypted, and whom to trust.
     pub security: Security,
+    /// What the name of every table begins with.
+    pub prefix: String,
 }
 
 /// Reads `[store]`.
@@ -179,7 +181,24 @@ fn read_sql(table: &mut Reader<'_>) -> Sql {
     });
     needs_servers(table, servers.is_empty(), "servers = [\"mysql://mpp@db.example.org/mpp\"]");
     let password = table.secret("password");
-    Sql { servers, password, security: Security::read(table) }
+    let security = Security::read(table);
+    // Names of tables must be the same in databases that fold them and in those that do not, and
+    // short enough for those that cut them.
+    let is_plain = |text: &str| {
+        let is_plain = |it: char| it.is_ascii_lowercase() || it.is_ascii_digit() || it == '_';
+        let is_sound = text.starts_with(|it: char| it.is_ascii_lowercase())
+            && text.len() <= 24
+            && text.chars().all(is_plain);
+        is_sound
+            .then(|| text.to_owned())
+            .ok_or("up to 24 small letters, digits and `_`, a letter at the beginning".to_owned())
+    };
+    let prefix = if table.has_own("prefix") {
+        table.form("prefix", "a prefix", is_plain).unwrap_or_default()
+    } else {
+        table.text("prefix", PREFIX)
+    };
+    Sql { servers, password, security, prefix }
 }
 
 fn needs_servers(table: &mut Reader<'_>, are_missing: bool, example: &str) {

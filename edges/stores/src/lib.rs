@@ -29,6 +29,7 @@ mod part;
 mod record;
 pub mod redis;
 pub mod shared;
+pub mod sql;
 mod tables;
 mod tally;
 pub mod transfer;

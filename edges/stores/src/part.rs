@@ -41,19 +41,49 @@ pub(crate) struct Part {
 
 /// A set of different members within a window.
 #[derive(Clone, Debug, Default)]
-struct Set {
+pub(crate) struct Set {
     /// Fingerprint and time of each, oldest first.
-    members: Vec<(u64, u64)>,
-    per_ms: u64,
+    pub(crate) members: Vec<(u64, u64)>,
+    pub(crate) per_ms: u64,
+}
+
+impl Set {
+    /// Adds a member, or makes it new.
+    pub(crate) fn add(&mut self, member: u64, per_ms: u64, at_ms: u64) {
+        self.per_ms = per_ms;
+        self.members
+            .retain(|(other, since_ms)| *other != member && holds(*since_ms, per_ms, at_ms));
+        if self.members.len() < DISTINCT_MAX {
+            self.members.push((member, at_ms));
+        }
+    }
+
+    /// How many members it has, and when the first of them leaves.
+    pub(crate) fn counted(&self, now_ms: u64, per_ms: u64) -> Counted {
+        let mut counted = Counted { granted: true, ..Counted::default() };
+        for (_, at_ms) in self.members.iter().filter(|(_, at_ms)| holds(*at_ms, per_ms, now_ms)) {
+            let leaves_ms = at_ms.saturating_add(per_ms);
+            counted.used += 1;
+            if counted.frees_at_ms == 0 || leaves_ms < counted.frees_at_ms {
+                counted.frees_at_ms = leaves_ms;
+            }
+        }
+        counted
+    }
+
+    /// Whether a member counts now.
+    pub(crate) fn is_held(&self, now_ms: u64) -> bool {
+        self.members.iter().any(|(_, at_ms)| holds(*at_ms, self.per_ms, now_ms))
+    }
 }
 
 /// What is known of an identity, as it lies in a table.
 #[derive(Clone, Copy, Debug, Default)]
-struct Known {
-    print: u64,
-    weights: [f32; 3],
+pub(crate) struct Known {
+    pub(crate) print: u64,
+    pub(crate) weights: [f32; 3],
     /// In steps since 1970, at least 1.
-    at: u32,
+    pub(crate) at: u32,
 }
 
 impl Known {
@@ -61,12 +91,12 @@ impl Known {
         u64::from(self.at) * STEP_MS
     }
 
-    fn history(&self, now_ms: u64) -> History {
+    pub(crate) fn history(&self, now_ms: u64) -> History {
         let [clean, spam, bad] = self.weights;
         decayed(History { clean, spam, bad }, self.at_ms(), now_ms)
     }
 
-    fn learn(&mut self, lesson: Lesson, weight: f32, now_ms: u64) {
+    pub(crate) fn learn(&mut self, lesson: Lesson, weight: f32, now_ms: u64) {
         let at = u32::try_from(now_ms / STEP_MS).unwrap_or(u32::MAX).max(self.at).max(1);
         let History { clean, spam, bad } = self.history(u64::from(at) * STEP_MS);
         self.at = at;
@@ -130,16 +160,8 @@ impl Part {
 
     /// How many members a set has.
     pub(crate) fn members(&self, now_ms: u64, key: Key, per_ms: u64) -> Counted {
-        let mut counted = Counted { granted: true, ..Counted::default() };
-        let members = self.sets.get(&key.0).map(|set| set.members.as_slice()).unwrap_or_default();
-        for (_, at_ms) in members.iter().filter(|(_, at_ms)| holds(*at_ms, per_ms, now_ms)) {
-            let leaves_ms = at_ms.saturating_add(per_ms);
-            counted.used += 1;
-            if counted.frees_at_ms == 0 || leaves_ms < counted.frees_at_ms {
-                counted.frees_at_ms = leaves_ms;
-            }
-        }
-        counted
+        let nothing = Counted { granted: true, ..Counted::default() };
+        self.sets.get(&key.0).map_or(nothing, |set| set.counted(now_ms, per_ms))
     }
 
     /// What is known of an identity.
@@ -172,14 +194,7 @@ impl Part {
                 self.counters.change(print_of(key), give_back);
             }
             Record::Member { key, member, per_ms, at_ms } => {
-                let set = self.sets.entry(key.0).or_default();
-                set.per_ms = per_ms;
-                set.members.retain(|(other, since_ms)| {
-                    *other != member && holds(*since_ms, per_ms, at_ms)
-                });
-                if set.members.len() < DISTINCT_MAX {
-                    set.members.push((member, at_ms));
-                }
+                self.sets.entry(key.0).or_default().add(member, per_ms, at_ms);
             }
             Record::Observe { key, lesson, weight, at_ms } => {
                 let print = print_of(key);
@@ -205,9 +220,7 @@ impl Part {
     pub(crate) fn sweep(&mut self, now_ms: u64, mut gone: impl FnMut(IdentityKind)) -> u64 {
         let before = self.sets.len() + self.blocks.len();
         let swept = self.counters.sweep(now_ms) + self.histories.sweep(now_ms);
-        self.sets.retain(|_, set| {
-            set.members.iter().any(|(_, at_ms)| holds(*at_ms, set.per_ms, now_ms))
-        });
+        self.sets.retain(|_, set| set.is_held(now_ms));
         self.blocks.retain(|(kind, _), (_, block)| {
             let stays = now_ms < block.until_ms.saturating_add(STRIKES_KEEP_MS);
             if !stays {

@@ -394,6 +394,11 @@ pub(crate) fn is_held(block: &Block, now_ms: u64) -> bool {
     now_ms < block.until_ms && block.since_ms <= now_ms.saturating_add(length_ms)
 }
 
+/// Whether a block is of use to the next one, though it may have ended.
+pub(crate) fn is_remembered(block: &Block, now_ms: u64) -> bool {
+    now_ms < block.until_ms.saturating_add(STRIKES_KEEP_MS)
+}
+
 /// The block that follows from the one before and a new one.
 pub(crate) fn next_block(before: Option<Block>, new: &NewBlock, now_ms: u64) -> Block {
     let reason = new.reason;
@@ -405,8 +410,7 @@ pub(crate) fn next_block(before: Option<Block>, new: &NewBlock, now_ms: u64) -> 
         let until_ms = now_ms.saturating_add(new.lasts_ms(before.strikes)).max(before.until_ms);
         return Block { until_ms, since_ms: now_ms, strikes: before.strikes, reason };
     }
-    let is_remembered = now_ms < before.until_ms.saturating_add(STRIKES_KEEP_MS);
-    let strikes = if is_remembered { before.strikes.saturating_add(1) } else { 0 };
+    let strikes = if is_remembered(&before, now_ms) { before.strikes.saturating_add(1) } else { 0 };
     let until_ms = now_ms.saturating_add(new.lasts_ms(strikes));
     Block { until_ms, since_ms: now_ms, strikes, reason }
 }

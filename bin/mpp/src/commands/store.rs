@@ -159,7 +159,7 @@ pub(super) fn settings(config: Option<&Path>) -> Result<Settings, Failure> {
 pub(super) fn side(server: &Backend, seed: Option<u64>) -> Result<Side, Failure> {
     match server {
         Backend::Redis(redis) => mpp_stores::redis::side(redis, seed).map_err(failed),
-        Backend::Sql(_) => Err(Failure("error: not yet".into())),
+        Backend::Sql(sql) => mpp_stores::sql::side(sql, seed).map_err(failed),
     }
 }
 
@@ -303,13 +303,14 @@ impl Bench {
         let config = self.which.config.as_deref();
         let directory = std::env::temp_dir().join(format!("mpp-bench-{}", std::process::id()));
         let settings = settings(config)?;
-        let store = crate::wiring::measured_store(&settings, &directory)?;
+        let (store, remains) = crate::wiring::measured_store(&settings, &directory)?;
         let measured =
             mpp_stores::measure::decisions(&*store, self.at_once, Duration::from_millis(time_ms));
         let place = store.place();
         drop(store);
         // What is left of it is of no use to anybody.
         let _ = std::fs::remove_dir_all(&directory);
+        remains.remove().map_err(failed)?;
         let mut out = String::new();
         let _ = writeln!(out, "store          {place}");
         let _ = writeln!(out, "at once        {}", self.at_once);

@@ -14,7 +14,7 @@ const GOOD: (&str, &str) = ("198.51.100.7", "a@good.example");
 const DRONE: &str = "192.0.2.66";
 
 /// Brings two nodes to a state worth keeping: a sender proven at the first, a block made there.
-fn begin(store: &str) -> Vec<Daemon> {
+pub(crate) fn begin(store: &str) -> Vec<Daemon> {
     let nodes = nodes(2, store);
     let [a, b] = nodes.as_slice() else { panic!("two") };
     prove(a, GOOD.0, GOOD.1);
@@ -27,7 +27,7 @@ fn begin(store: &str) -> Vec<Daemon> {
 
 /// What holds whatever the server does: both nodes know the good sender and the block, strangers wait,
 /// and no answer takes long.
-fn holds(nodes: &[Daemon], round: usize) {
+pub(crate) fn holds(nodes: &[Daemon], round: usize) {
     for (number, node) in nodes.iter().enumerate() {
         let began = Instant::now();
         assert!(lets_through(node, GOOD.0, GOOD.1), "node {number}: the good sender does not wait");

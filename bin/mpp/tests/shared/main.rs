@@ -10,6 +10,7 @@
 mod faults;
 mod moving;
 mod nodes;
+mod sql;
 
 use mpp_tests::real::daemon::Daemon;
 use mpp_tests::real::policy::rcpt;

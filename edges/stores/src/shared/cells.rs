@@ -4,8 +4,10 @@
 use mpp_engine::question::{History, Key, Lesson, Moment, Shelf};
 
 use crate::moments::{holds, keep_of};
+use crate::part::{Known, Set};
 use crate::record::Record;
 use crate::tables::key_bits;
+use crate::tally::{Bucket, Tally};
 
 /// A key of a point in time, as it is written: only those of its bits that the embedded store keeps as
 /// well, so that entries can be copied from one to the other.
@@ -16,7 +18,7 @@ pub(crate) fn moment_key(shelf: Shelf, key: Key) -> Key {
 /// A point in time: when in six bytes, the class of how long, and how often tried if at all.
 pub(crate) fn write_moment(moment: Moment, class: u8) -> Vec<u8> {
     let mut cell = Vec::with_capacity(8);
-    cell.extend_from_slice(moment.at_ms.min((1 << 48) - 1).to_be_bytes().get(2..).unwrap_or(&[]));
+    push_six(moment.at_ms, &mut cell);
     cell.push(class);
     if moment.tries > 0 {
         cell.push(moment.tries.min(15));
@@ -63,6 +65,62 @@ pub(crate) fn history_records(key: Key, cell: &[u8]) -> Option<Vec<Record>> {
     let at_ms = u64::from(at_s) * 1_000;
     let record = |(lesson, weight)| Record::Observe { key, lesson, weight, at_ms };
     Some(lessons.into_iter().filter(|(_, weight)| *weight > 0.0).map(record).collect())
+}
+
+/// Writes a history.
+pub(crate) fn write_history(known: &Known) -> Vec<u8> {
+    let mut cell = known.at.to_be_bytes().to_vec();
+    for weight in known.weights {
+        cell.extend_from_slice(&weight.to_le_bytes());
+    }
+    cell
+}
+
+/// Reads a count.
+pub(crate) fn read_tally(cell: &[u8]) -> Tally {
+    let Some((per, buckets)) = cell.split_first_chunk::<6>() else { return Tally::default() };
+    let bucket = |bucket: &[u8; 12]| {
+        let (last, amount) = bucket.split_at(6);
+        Bucket { last_ms: six(last), amount: six(amount) }
+    };
+    let buckets = buckets.as_chunks::<12>().0.iter().map(bucket).collect();
+    Tally::from_buckets(buckets, six(per))
+}
+
+/// Writes a count.
+pub(crate) fn write_tally(tally: &Tally) -> Vec<u8> {
+    let mut cell = Vec::new();
+    push_six(tally.per_ms(), &mut cell);
+    for bucket in tally.buckets() {
+        push_six(bucket.last_ms, &mut cell);
+        push_six(bucket.amount, &mut cell);
+    }
+    cell
+}
+
+/// Reads a set.
+pub(crate) fn read_set(cell: &[u8]) -> Set {
+    let Some((per, members)) = cell.split_first_chunk::<6>() else { return Set::default() };
+    let member = |it: &[u8; 14]| {
+        let (member, at) = it.split_at(8);
+        (member.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)), six(at))
+    };
+    Set { members: members.as_chunks::<14>().0.iter().map(member).collect(), per_ms: six(per) }
+}
+
+/// Writes a set.
+pub(crate) fn write_set(set: &Set) -> Vec<u8> {
+    let mut cell = Vec::new();
+    push_six(set.per_ms, &mut cell);
+    for (member, at_ms) in &set.members {
+        cell.extend_from_slice(&member.to_be_bytes());
+        push_six(*at_ms, &mut cell);
+    }
+    cell
+}
+
+fn push_six(value: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(value.min((1 << 48) - 1).to_be_bytes().get(2..).unwrap_or(&[]));
 }
 
 /// A time or an amount in six bytes.

@@ -16,6 +16,7 @@ mod history;
 mod local;
 mod nodes;
 mod redis;
+mod sql;
 
 use std::sync::Arc;
 use std::task::{Context, Waker};

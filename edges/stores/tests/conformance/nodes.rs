@@ -13,7 +13,7 @@ use crate::cases::{block, key_of, remember};
 use crate::redis::{OnRedis, options};
 use crate::{Backend, HOUR, T0, wait_for};
 
-fn ask(store: &dyn Store, now_ms: u64, questions: &[Question]) -> Vec<Answer> {
+pub(crate) fn ask(store: &dyn Store, now_ms: u64, questions: &[Question]) -> Vec<Answer> {
     let mut answers = Vec::new();
     let later = store.ask(now_ms, questions, &mut answers);
     later.into_iter().for_each(wait_for);
