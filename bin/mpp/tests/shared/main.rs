@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::expect_used,
+    clippy::indexing_slicing,
     reason = "a test fails by panicking, in its helpers as well"
 )]
 
