@@ -260,4 +260,19 @@ impl Cluster {
     pub fn places(&self) -> Vec<String> {
         self.servers.iter().map(Redis::place).collect()
     }
+
+    /// Moves so many slots, with what is in them, from one server to another.
+    pub fn move_slots(&self, (from, to): (usize, usize), slots: u32) {
+        let server = |number: usize| self.servers.get(number).expect("a server of the cluster");
+        let id = |number| server(number).ask(&["CLUSTER", "MYID"]).trim().to_owned();
+        let moved = Command::new("timeout")
+            .args(["60", "redis-cli", "--cluster", "reshard", &server(to).place()])
+            .args(["--cluster-from", &id(from)])
+            .args(["--cluster-to", &id(to)])
+            .args(["--cluster-slots", &slots.to_string(), "--cluster-yes"])
+            .output()
+            .expect("redis-cli comes with the server");
+        let said = String::from_utf8_lossy(&moved.stdout);
+        assert!(moved.status.success(), "{said}");
+    }
 }

@@ -206,4 +206,16 @@ fn a_cluster_loses_a_master_and_moves_a_slot() {
     cluster.wait_until_sound();
     nodes.iter().for_each(wait_for_store);
     holds(&nodes, 1);
+    // Slots move, and with them what is in them, while both nodes are asked.
+    std::thread::scope(|scope| {
+        let moving = scope.spawn(|| cluster.move_slots((1, 2), 2_000));
+        let mut round = 2;
+        while !moving.is_finished() && round < 100 {
+            holds(&nodes, round);
+            round += 1;
+        }
+        moving.join().unwrap();
+    });
+    nodes.iter().for_each(wait_for_store);
+    holds(&nodes, 120);
 }
