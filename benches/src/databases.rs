@@ -115,13 +115,13 @@ impl Database {
                     server.run(&format!("ANALYZE TABLE {database}.{name}"));
                 }
                 server.run(&format!(
-                    "SELECT SUM(data_length + index_length) FROM information_schema.tables \
+                    "SELECT COALESCE(SUM(data_length + index_length), 0) FROM information_schema.tables \
                      WHERE table_schema = '{database}'"
                 ))
             }
             Self::Postgres(server) => server.run(
                 database,
-                "SELECT SUM(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r' \
+                "SELECT COALESCE(SUM(pg_total_relation_size(oid)), 0) FROM pg_class WHERE relkind = 'r' \
                  AND relnamespace = current_schema()::regnamespace",
             ),
         };
