@@ -85,7 +85,7 @@ pub struct Digest {
     pub user: String,
     /// Messages in it.
     pub count: usize,
-    /// Where his mail goes, as [`Row::route`].
+    /// Where his mail goes, as a row of the index says.
     pub route: String,
     /// The message, with CRLF line ends.
     pub text: Vec<u8>,
