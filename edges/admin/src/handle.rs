@@ -1,12 +1,12 @@
 //! What each command does.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
 use mpp_engine::facts::Stage;
 use mpp_engine::identity::parse_subject;
 use mpp_engine::question::{IdentityKind, Subject};
+use mpp_hub::hex::{hex, unhex};
 use mpp_hub::store::Health;
 use mpp_hub::{Asked, Desk, Hub, Observed};
 use serde_json::{Value, json};
@@ -94,29 +94,19 @@ fn store_page(hub: &Hub, request: &Value) -> Value {
     let Some(page) = hub.store().export(from, hub.now_ms()) else {
         return json!({ "seed": seed });
     };
-    let mut text = String::with_capacity(page.len() * 2);
-    for byte in page {
-        // A string takes whatever is written to it.
-        let _ = write!(text, "{byte:02x}");
-    }
-    json!({ "seed": seed, "records": text, "next": from + 1 })
+    json!({ "seed": seed, "records": hex(&page), "next": from + 1 })
 }
 
 /// Takes in records of another greylist, for `mpp store import`. A request bounds how many they are.
 fn store_import(hub: &Hub, request: &Value) -> Result<Value, String> {
     let text = request.get("records").and_then(Value::as_str).unwrap_or_default();
-    let bytes = bytes_of(text).ok_or("records are hexadecimal")?;
+    let bytes = unhex(text).ok_or("records are hexadecimal")?;
     let seed = request.get("seed").and_then(Value::as_str).unwrap_or_default();
     if seed != hub.store().seed().to_string() {
         return Err("these records were made with the secret of another store".to_owned());
     }
     let new = hub.store().import(&bytes, hub.now_ms()).map_err(|error| error.to_string())?;
     Ok(json!({ "new": new }))
-}
-
-fn bytes_of(hex: &str) -> Option<Vec<u8>> {
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    hex.as_bytes().chunks(2).map(byte).collect()
 }
 
 /// Whether a block of an identity would ever be looked at. One that would not must not be taken: who

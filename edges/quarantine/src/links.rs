@@ -4,6 +4,8 @@
 use mpp_hub::id::Id;
 
 use crate::Quarantine;
+use mpp_hub::hex::{hex, unhex};
+
 use crate::seal::Seal;
 
 /// What a link opens.
@@ -19,13 +21,13 @@ impl Seal {
     /// The secret part of a link.
     pub(crate) fn token(&self, id: Id, user: &str, until_ms: u64) -> String {
         let said = format!("{id} {} {user}", until_ms / 1000);
-        format!("{}-{}", crate::seal::hex(said.as_bytes()), self.tag(&format!("link {said}")))
+        format!("{}-{}", hex(said.as_bytes()), self.tag(&format!("link {said}")))
     }
 
     /// What the secret part of a link opens now.
     pub(crate) fn opened(&self, token: &str, now_ms: u64) -> Option<Opened> {
         let (said, tag) = token.split_once('-')?;
-        let said = String::from_utf8(crate::seal::unhex(said)?).ok()?;
+        let said = String::from_utf8(unhex(said)?).ok()?;
         if !self.is_tag(&format!("link {said}"), tag) {
             return None;
         }

@@ -3,11 +3,11 @@
 //! It names the text that was released, and is signed with a key that only this quarantine has: a copy
 //! of the mark on another text, or on this one a week later, opens nothing.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read, Write as _};
 use std::path::Path;
 
+use mpp_hub::hex::{hex, unhex};
 use mpp_hub::id::Id;
 use mpp_hub::spool::Spooled;
 use ring::digest;
@@ -137,23 +137,6 @@ impl Read for Whole<'_> {
         self.place += length as u64;
         Ok(length)
     }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
-}
-
-pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let pairs = text.as_bytes().chunks(2).map(|pair| {
-        let pair = std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?;
-        u8::from_str_radix(pair, 16).ok()
-    });
-    pairs.collect()
 }
 
 #[cfg(test)]

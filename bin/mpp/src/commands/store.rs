@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use mpp_config::store::{Backend, Store as Settings};
+use mpp_hub::clock::{Clock as _, RealClock};
+use mpp_hub::hex::unhex;
 use mpp_hub::store::StoreError;
 use mpp_settings::form;
 use mpp_stores::embedded;
@@ -116,12 +118,12 @@ impl Source {
     /// The secret, and the records of a page with what to ask for next.
     fn read(&self, from: u64) -> Result<(Records, Option<u64>), Failure> {
         match self {
-            Self::Side(side) => side.read(from, now_ms()).map_err(failed),
+            Self::Side(side) => side.read(from, RealClock.now_ms()).map_err(failed),
             Self::Daemon(which) => {
                 let request = json!({ "command": "store-page", "from": from });
                 let page = daemon(which, &request)?;
                 let records =
-                    from_hex(text(&page, "records")).as_deref().and_then(Records::from_bytes);
+                    unhex(text(&page, "records")).as_deref().and_then(Records::from_bytes);
                 let records =
                     records.ok_or("the daemon says something else: is it another version?")?;
                 Ok((records, page.get("next").and_then(Value::as_u64)))
@@ -202,7 +204,7 @@ impl Info {
             from = next;
         }
         print::progress("");
-        let now_ms = now_ms();
+        let now_ms = RealClock.now_ms();
         let age = |oldest_ms: u64| (oldest_ms < u64::MAX).then(|| now_ms.saturating_sub(oldest_ms));
         if self.json {
             let rows: serde_json::Map<String, Value> = kinds
@@ -247,7 +249,7 @@ impl Copying {
         let (mut moved, mut drawn) = (0_u64, Instant::now());
         loop {
             let (records, next) = source.read(from)?;
-            target.write(&records, now_ms()).map_err(failed)?;
+            target.write(&records, RealClock.now_ms()).map_err(failed)?;
             moved += records.len() as u64;
             let Some(next) = next else { break };
             from = next;
@@ -324,15 +326,4 @@ impl Bench {
         print::out(&out);
         Ok(())
     }
-}
-
-pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes().chunks(2);
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    digits.map(byte).collect()
 }

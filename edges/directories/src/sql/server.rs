@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use mpp_config::directory::sql as settings;
 use mpp_config::directory::sql::server::{Engine, Reach};
 use mpp_config::directory::tls::{Security, Tls};
-use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use mpp_hub::sql::postgres;
+use sqlx::mysql::MySqlConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 
 use super::connection::{Connection, Query, Target};
@@ -150,66 +150,8 @@ pub(super) fn mysql(
     password: Option<&str>,
     security: &Security,
 ) -> MySqlConnectOptions {
-    // The session stays as the server is set up: no time zone, no mode of ours.
-    let options = MySqlConnectOptions::new()
-        .username(&server.user)
-        .database(&server.database)
-        .pipes_as_concat(false)
-        .no_engine_substitution(false)
-        .timezone(None);
-    let options = match password {
-        Some(password) => options.password(password),
-        None => options,
-    };
-    match &server.reach {
-        Reach::Socket(path) | Reach::File(path) => {
-            options.socket(path).ssl_mode(MySqlSslMode::Disabled)
-        }
-        Reach::Network { host, port } => {
-            let options = options.host(host).port(*port);
-            let options = match &security.ca {
-                Some(ca) => options.ssl_ca_from_pem(ca.clone().into_bytes()),
-                None => options,
-            };
-            options.ssl_mode(match security.tls {
-                Tls::Off => MySqlSslMode::Disabled,
-                Tls::Prefer => MySqlSslMode::Preferred,
-                Tls::Require => MySqlSslMode::VerifyIdentity,
-            })
-        }
-    }
-}
-
-pub(super) fn postgres(
-    server: &settings::server::Server,
-    password: Option<&str>,
-    security: &Security,
-) -> PgConnectOptions {
-    let options = PgConnectOptions::new_without_pgpass()
-        .username(&server.user)
-        .database(&server.database)
-        .application_name("mpp");
-    let options = match password {
-        Some(password) => options.password(password),
-        None => options,
-    };
-    match &server.reach {
-        Reach::Socket(path) | Reach::File(path) => {
-            options.socket(path).ssl_mode(PgSslMode::Disable)
-        }
-        Reach::Network { host, port } => {
-            let options = options.host(host).port(*port);
-            let options = match &security.ca {
-                Some(ca) => options.ssl_root_cert_from_pem(ca.clone().into_bytes()),
-                None => options,
-            };
-            options.ssl_mode(match security.tls {
-                Tls::Off => PgSslMode::Disable,
-                Tls::Prefer => PgSslMode::Prefer,
-                Tls::Require => PgSslMode::VerifyFull,
-            })
-        }
-    }
+    // As the server is set up: no time zone of ours.
+    mpp_hub::sql::mysql(server, password, security).timezone(None)
 }
 
 pub(super) fn sqlite(server: &settings::server::Server, timeout: Duration) -> SqliteConnectOptions {

@@ -5,13 +5,14 @@ use std::time::Duration;
 use futures_core::Stream;
 use mpp_config::directory::sql::server::{Engine, Reach, Server};
 use mpp_config::directory::tls::Security;
+use mpp_hub::sql::postgres;
 use mpp_settings::Secret;
 use sqlx::mysql::MySqlConnection;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row};
 
-use super::server::{mysql, postgres, sqlite};
+use super::server::{mysql, sqlite};
 use super::trouble::{Fault, too_slow};
 
 /// So long may connecting take, and each row.

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-/// A message of a database may be so long before it is cut, in bytes.
-const TEXT_BYTES_MAX: usize = 300;
+use mpp_hub::sql::tidied;
 
 /// Why a database did not answer.
 pub(super) struct Fault(String);
@@ -36,29 +35,4 @@ impl Fault {
 /// The text for no answer in time.
 pub(super) fn too_slow(timeout: Duration) -> String {
     format!("no answer within {} ms", timeout.as_millis())
-}
-
-/// One line, not endless: a database quotes what it was asked, and that comes from strangers.
-fn tidied(text: &str) -> String {
-    let mut tidy = String::new();
-    for character in text.chars() {
-        if tidy.len() + character.len_utf8() > TEXT_BYTES_MAX {
-            tidy.push('…');
-            break;
-        }
-        tidy.push(if character.is_control() { ' ' } else { character });
-    }
-    tidy.trim().to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_are_one_short_line() {
-        assert_eq!(tidied("no\nsuch\ttable "), "no such table");
-        let long = tidied(&"ü".repeat(1000));
-        assert!(long.len() <= TEXT_BYTES_MAX + 3 && long.ends_with('…'));
-    }
 }

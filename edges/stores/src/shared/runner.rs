@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use mpp_hub::clock::{Clock as _, RealClock};
 use mpp_hub::store::{Counts, Store as _, StoreError};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -66,18 +67,6 @@ pub(super) struct Runner {
     counting: (u64, Counts),
 }
 
-/// Why talking to a server ended.
-enum End {
-    Stopped,
-    Lost(Trouble),
-}
-
-impl From<Trouble> for End {
-    fn from(trouble: Trouble) -> Self {
-        Self::Lost(trouble)
-    }
-}
-
 impl Runner {
     pub(super) fn open(
         connector: Arc<dyn Connector>,
@@ -86,31 +75,32 @@ impl Runner {
         let unusable = |error: std::io::Error| StoreError::Unusable(error.to_string());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(unusable)?;
+        let has_copy = options.copy.as_deref().is_some_and(Path::exists);
         let drawn = options.seed.unwrap_or_else(draw);
+        let known = if has_copy { Some(open_copy(options, drawn)?) } else { None };
+        // If the server has no secret yet it takes the copy's: then what the copy has stays of use.
+        let seed = known.as_ref().map_or(drawn, |copy| copy.seed());
         let reached = runtime.block_on(async {
             let remote = within(CONNECT_MAX, connector.connect()).await?;
-            let meta = within(REQUEST_MAX, remote.meta(known_seed(options, drawn), draw())).await?;
+            let meta = within(REQUEST_MAX, remote.meta(seed, draw())).await?;
             Ok::<_, Trouble>((remote, meta))
         });
         let line = Arc::new(Line::default());
-        let (copy, first, epoch) = match reached {
-            Ok((remote, meta)) => {
-                let copy = open_matching(options, &meta)?;
+        let (copy, first, epoch) = match (reached, known) {
+            (Ok((remote, meta)), known) => {
+                let copy = matching(options, known, &meta)?;
                 (copy, Some(remote), meta.epoch)
             }
-            Err(trouble) => {
-                let has_copy = options.copy.as_deref().is_some_and(Path::exists);
-                if !has_copy {
-                    let place = connector.place();
-                    return Err(StoreError::Unusable(format!(
-                        "the shared store {place} does not answer, and this node has no copy of it \
-                         to go on with: {trouble}"
-                    )));
-                }
-                let copy = open_copy(options, drawn)?;
-                let epoch = read_epoch(options).unwrap_or(0);
+            (Err(trouble), Some(copy)) => {
                 line.leave(&trouble.to_string());
-                (copy, None, epoch)
+                (copy, None, 0)
+            }
+            (Err(trouble), None) => {
+                let place = connector.place();
+                return Err(StoreError::Unusable(format!(
+                    "the shared store {place} does not answer, and this node has no copy of it to go \
+                     on with: {trouble}"
+                )));
             }
         };
         // Nothing is asked of the server before the copy has what every node has.
@@ -161,17 +151,17 @@ impl Runner {
                 Some(remote) => Ok(remote),
                 None => within(CONNECT_MAX, self.connector.connect()).await,
             };
-            let ended = match connected {
+            let trouble = match connected {
                 Ok(remote) => match self.serve(&*remote).await {
-                    End::Stopped => return,
-                    End::Lost(trouble) => trouble,
+                    Ok(()) => return,
+                    Err(trouble) => trouble,
                 },
                 Err(trouble) => trouble,
             };
             if !self.line.is_away.load(Ordering::Acquire) {
                 pause = PAUSES.0;
             }
-            self.line.leave(&ended.0);
+            self.line.leave(&trouble.0);
             // Woken by every change: only the stop ends the pause.
             let until = Instant::now() + pause;
             while !self.is_stopped() && Instant::now() < until {
@@ -185,14 +175,8 @@ impl Runner {
         self.line.stop.load(Ordering::Acquire)
     }
 
-    async fn serve(&mut self, remote: &dyn Remote) -> End {
-        match self.try_serve(remote).await {
-            Ok(()) => End::Stopped,
-            Err(end) => end,
-        }
-    }
-
-    async fn try_serve(&mut self, remote: &dyn Remote) -> Result<(), End> {
+    /// Talks to a server until the store is closed.
+    async fn serve(&mut self, remote: &dyn Remote) -> Result<(), Trouble> {
         self.catch_up(remote).await?;
         loop {
             if self.is_stopped() {
@@ -236,7 +220,7 @@ impl Runner {
     }
 
     /// Sends the batch that may not have been done yet.
-    async fn send(&mut self, remote: &dyn Remote) -> Result<(), End> {
+    async fn send(&mut self, remote: &dyn Remote) -> Result<(), Trouble> {
         let Some((mut waiting, news)) = self.unsure.take() else { return Ok(()) };
         let jobs: Vec<Job> = waiting.iter_mut().map(|it| std::mem::take(&mut it.job)).collect();
         let asked: Vec<bool> = waiting.iter().map(|it| it.asker.is_some()).collect();
@@ -279,7 +263,7 @@ impl Runner {
                 }
                 self.number -= 1;
                 self.unsure = Some((waiting, news));
-                Err(End::Lost(trouble))
+                Err(trouble)
             }
         }
     }
@@ -323,11 +307,11 @@ impl Runner {
     }
 
     /// Makes one store of the server's and the copy, after a connection is made.
-    async fn catch_up(&mut self, remote: &dyn Remote) -> Result<(), End> {
+    async fn catch_up(&mut self, remote: &dyn Remote) -> Result<(), Trouble> {
         let meta = self.watched(remote.meta(self.copy.seed(), draw()), None).await?;
         if meta.seed != self.copy.seed() {
             let text = "another store is in its place: its keys are made with another secret";
-            return Err(Trouble(text.into()).into());
+            return Err(Trouble(text.into()));
         }
         self.follow_clock(&meta);
         if meta.epoch != self.epoch && self.epoch != 0 {
@@ -339,21 +323,16 @@ impl Runner {
         if self.unsure.is_some() {
             self.send(remote).await?;
         }
-        // Where the log ends first, so that nothing between is missed.
-        let mut is_whole = self.cursor != Cursor::default();
-        if is_whole {
-            is_whole = !self.read_news(remote).await?;
-        }
-        if !is_whole {
-            let news = self.watched(remote.news(Cursor::default()), None).await?;
-            self.cursor = news.cursor;
+        if self.cursor == Cursor::default() || self.read_news(remote).await? {
             self.read_all(remote).await?;
         }
         Ok(())
     }
 
     /// Reads what every node should have.
-    async fn read_all(&mut self, remote: &dyn Remote) -> Result<(), End> {
+    async fn read_all(&mut self, remote: &dyn Remote) -> Result<(), Trouble> {
+        // Where the log ends first, so that nothing between is missed.
+        self.cursor = self.watched(remote.news(Cursor::default()), None).await?.cursor;
         let mut from = Some(0);
         while let Some(at) = from {
             let (records, next) = self.watched(remote.page(at, Wanted::Dear), None).await?;
@@ -368,7 +347,7 @@ impl Runner {
     }
 
     /// Tells an empty server what the copy has.
-    async fn upload(&mut self, remote: &dyn Remote) -> Result<(), End> {
+    async fn upload(&mut self, remote: &dyn Remote) -> Result<(), Trouble> {
         let now_ms = self.store_now();
         for piece in 0.. {
             let Some(records) = self.copy.records(piece, now_ms) else { break };
@@ -380,13 +359,11 @@ impl Runner {
     }
 
     /// What is due besides batches.
-    async fn do_chores(&mut self, remote: &dyn Remote) -> Result<(), End> {
+    async fn do_chores(&mut self, remote: &dyn Remote) -> Result<(), Trouble> {
         let now = Instant::now();
         if now >= self.news_due {
             self.news_due = now + NEWS_EVERY;
             if self.read_news(remote).await? {
-                let news = self.watched(remote.news(Cursor::default()), None).await?;
-                self.cursor = news.cursor;
                 self.read_all(remote).await?;
             }
         }
@@ -395,7 +372,7 @@ impl Runner {
             if self.count_piece(remote).await? {
                 let meta = self.watched(remote.meta(self.copy.seed(), draw()), None).await?;
                 if meta.epoch != self.epoch {
-                    return Err(Trouble("it was emptied".into()).into());
+                    return Err(Trouble("it was emptied".into()));
                 }
                 self.follow_clock(&meta);
             }
@@ -417,7 +394,7 @@ impl Runner {
     }
 
     /// Counts one piece of what the server holds; says whether it was the last.
-    async fn count_piece(&mut self, remote: &dyn Remote) -> Result<bool, End> {
+    async fn count_piece(&mut self, remote: &dyn Remote) -> Result<bool, Trouble> {
         let (from, mut sum) = self.counting;
         let (counts, next) = self.watched(remote.counts(from), None).await?;
         add(&mut sum, &counts);
@@ -428,14 +405,14 @@ impl Runner {
         Ok(next.is_none())
     }
 
-    async fn count(&mut self, remote: &dyn Remote) -> Result<(), End> {
+    async fn count(&mut self, remote: &dyn Remote) -> Result<(), Trouble> {
         self.counting = Default::default();
         while !self.count_piece(remote).await? {}
         Ok(())
     }
 
     /// Takes over what has changed; says whether the log has a gap.
-    async fn read_news(&mut self, remote: &dyn Remote) -> Result<bool, End> {
+    async fn read_news(&mut self, remote: &dyn Remote) -> Result<bool, Trouble> {
         let cursor = self.cursor.clone();
         let news = self.watched(remote.news(cursor), None).await?;
         if news.has_gap {
@@ -456,7 +433,7 @@ impl Runner {
     }
 
     /// The node is no longer alone, if the server is quick enough and has heard of everything.
-    async fn try_to_come_back(&mut self, remote: &dyn Remote) -> Result<(), End> {
+    async fn try_to_come_back(&mut self, remote: &dyn Remote) -> Result<(), Trouble> {
         let began = Instant::now();
         self.read_news(remote).await?;
         if began.elapsed() * 2 > self.options.deadline {
@@ -471,7 +448,7 @@ impl Runner {
         &mut self,
         remote: &dyn Remote,
         settling: Vec<std::sync::mpsc::Sender<Result<(), String>>>,
-    ) -> Result<(), End> {
+    ) -> Result<(), Trouble> {
         while self.options.sweep_every.is_zero() && self.line.sweep_ms.load(Ordering::Relaxed) > 0 {
             self.sweep_due = Instant::now();
             self.do_chores(remote).await?;
@@ -489,7 +466,7 @@ impl Runner {
     }
 
     fn follow_clock(&self, meta: &Meta) {
-        let offset_ms = i64::try_from(meta.server_ms).unwrap_or(0) - machine_ms();
+        let offset_ms = meta.server_ms.cast_signed() - RealClock.now_ms().cast_signed();
         let is_far = offset_ms.unsigned_abs() > SKEW_MAX_MS;
         let offset_ms = if self.options.follows_clock && is_far { offset_ms } else { 0 };
         let before = self.line.offset_ms.swap(offset_ms, Ordering::Relaxed);
@@ -502,11 +479,10 @@ impl Runner {
 
     /// The time of the store now.
     fn store_now(&self) -> u64 {
-        let seen = self.copy.latest_ms();
         if self.options.follows_clock {
-            self.line.there(u64::try_from(machine_ms()).unwrap_or(0))
+            self.line.there(RealClock.now_ms())
         } else {
-            seen
+            self.copy.latest_ms()
         }
     }
 }
@@ -531,27 +507,18 @@ async fn within<T>(
     timeout(time, request).await.unwrap_or_else(|_| Err(Trouble("it does not answer".into())))
 }
 
-/// This machine's time in milliseconds since 1970.
-fn machine_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
 /// A number that nobody else has.
 fn draw() -> u64 {
     crate::embedded::recovery::draw_seed().unwrap_or(1).max(1)
 }
 
-/// The copy's own secret, if the server has none yet: then what the copy has stays of use.
-fn known_seed(options: &Options, drawn: u64) -> u64 {
-    let has_copy = options.copy.as_deref().is_some_and(Path::exists);
-    let copy = if has_copy { open_copy(options, drawn).ok() } else { None };
-    copy.map_or(drawn, |copy| copy.seed())
-}
-
 /// The copy of that store; that of another one is dropped, since nothing in it can be found.
-fn open_matching(options: &Options, meta: &Meta) -> Result<Arc<EmbeddedStore>, StoreError> {
-    let copy = open_copy(options, meta.seed)?;
+fn matching(
+    options: &Options,
+    known: Option<Arc<EmbeddedStore>>,
+    meta: &Meta,
+) -> Result<Arc<EmbeddedStore>, StoreError> {
+    let Some(copy) = known else { return open_copy(options, meta.seed) };
     if copy.seed() == meta.seed {
         return Ok(copy);
     }

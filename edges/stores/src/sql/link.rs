@@ -5,12 +5,10 @@
 
 use std::time::Duration;
 
-use mpp_config::directory::sql::server::{Engine, Reach, Server};
-use mpp_config::directory::tls::{Security, Tls};
+use mpp_config::directory::sql::server::{Engine, Server};
 use mpp_config::store::Sql as Settings;
+use mpp_hub::sql::{mysql, postgres, tidied};
 use sqlx::ConnectOptions as _;
-use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tokio::time::timeout;
 
 use super::mysql::MySql;
@@ -28,8 +26,6 @@ const CONNECT_LEAST: Duration = Duration::from_millis(500);
 pub(super) const STATEMENTS_MAX: usize = 500;
 /// Keys or rows of one statement at the most.
 pub(super) const ROWS_MAX: usize = 512;
-/// A message of a database may be so long before it is cut, in bytes.
-const TEXT_BYTES_MAX: usize = 300;
 
 /// Why a statement was not done.
 #[derive(Debug)]
@@ -88,19 +84,6 @@ impl From<Fault> for Trouble {
     }
 }
 
-/// One line, not endless.
-fn tidied(text: &str) -> String {
-    let mut tidy = String::new();
-    for character in text.chars() {
-        if tidy.len() + character.len_utf8() > TEXT_BYTES_MAX {
-            tidy.push('…');
-            break;
-        }
-        tidy.push(if character.is_control() { ' ' } else { character });
-    }
-    tidy.trim().to_owned()
-}
-
 /// A connection.
 pub(super) enum Link {
     MySql(Box<MySql>),
@@ -140,12 +123,14 @@ impl Link {
         let connecting = async {
             match server.engine {
                 Engine::MySql => {
-                    let options = mysql(server, password, &settings.security);
+                    let options = mysql(server, password, &settings.security)
+                        .statement_cache_capacity(STATEMENTS_MAX);
                     let link = options.connect().await?;
                     Ok(Self::MySql(Box::new(MySql { link, prefix })))
                 }
                 Engine::Postgres => {
-                    let options = postgres(server, password, &settings.security);
+                    let options = postgres(server, password, &settings.security)
+                        .statement_cache_capacity(STATEMENTS_MAX);
                     let link = options.connect().await?;
                     Ok(Self::Postgres(Box::new(Postgres { link, prefix })))
                 }
@@ -280,66 +265,6 @@ pub(super) fn signed(key: u64) -> i64 {
 /// The key that a column holds.
 pub(super) fn unsigned(column: i64) -> u64 {
     column.cast_unsigned() ^ 1 << 63
-}
-
-fn mysql(server: &Server, password: Option<&str>, security: &Security) -> MySqlConnectOptions {
-    // The session stays as the server is set up, but for what `begin_session` sets.
-    let options = MySqlConnectOptions::new()
-        .username(&server.user)
-        .database(&server.database)
-        .pipes_as_concat(false)
-        .no_engine_substitution(false)
-        .statement_cache_capacity(STATEMENTS_MAX);
-    let options = match password {
-        Some(password) => options.password(password),
-        None => options,
-    };
-    match &server.reach {
-        Reach::Socket(path) | Reach::File(path) => {
-            options.socket(path).ssl_mode(MySqlSslMode::Disabled)
-        }
-        Reach::Network { host, port } => {
-            let options = options.host(host).port(*port);
-            let options = match &security.ca {
-                Some(ca) => options.ssl_ca_from_pem(ca.clone().into_bytes()),
-                None => options,
-            };
-            options.ssl_mode(match security.tls {
-                Tls::Off => MySqlSslMode::Disabled,
-                Tls::Prefer => MySqlSslMode::Preferred,
-                Tls::Require => MySqlSslMode::VerifyIdentity,
-            })
-        }
-    }
-}
-
-fn postgres(server: &Server, password: Option<&str>, security: &Security) -> PgConnectOptions {
-    let options = PgConnectOptions::new_without_pgpass()
-        .username(&server.user)
-        .database(&server.database)
-        .application_name("mpp")
-        .statement_cache_capacity(STATEMENTS_MAX);
-    let options = match password {
-        Some(password) => options.password(password),
-        None => options,
-    };
-    match &server.reach {
-        Reach::Socket(path) | Reach::File(path) => {
-            options.socket(path).ssl_mode(PgSslMode::Disable)
-        }
-        Reach::Network { host, port } => {
-            let options = options.host(host).port(*port);
-            let options = match &security.ca {
-                Some(ca) => options.ssl_root_cert_from_pem(ca.clone().into_bytes()),
-                None => options,
-            };
-            options.ssl_mode(match security.tls {
-                Tls::Off => PgSslMode::Disable,
-                Tls::Prefer => PgSslMode::Prefer,
-                Tls::Require => PgSslMode::VerifyFull,
-            })
-        }
-    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use mpp_engine::question::Shelf;
+use mpp_hub::clock::{Clock as _, RealClock};
 use mpp_hub::store::Counts;
 
 use super::link::{Fault, Link};
@@ -215,7 +216,7 @@ impl State {
                 self.commit(None).await?;
                 return Ok(Exchanged::default());
             }
-            work.put(node, write_node(batch.number, machine_ms()));
+            work.put(node, write_node(batch.number, RealClock.now_ms()));
         }
         let mut done = Exchanged::default();
         for job in batch.jobs {
@@ -366,10 +367,4 @@ fn read_head(rows: &[Vec<i64>]) -> Option<Head> {
     let [lists, logged, sums @ ..] = rows.first()?.as_slice() else { return None };
     let (lists, logged) = (*lists, u64::try_from(*logged).unwrap_or(0));
     Some(Head { lists, logged, sums: sums.try_into().ok()? })
-}
-
-/// This machine's time in milliseconds since 1970.
-pub(super) fn machine_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -2,13 +2,14 @@
 //!
 //! One node does it, as long as it goes on doing so.
 
+use mpp_hub::clock::{Clock as _, RealClock};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::link::{Fault, Link};
 use super::names::{Bucket, Name, SUMS, position};
 use super::schema::drop_bucket;
-use super::state::{After, State, machine_ms};
+use super::state::{After, State};
 use super::work::add;
 use super::{IDLE_S, Server};
 use crate::shared::remote::Trouble;
@@ -150,7 +151,7 @@ impl State {
             }
             _ => 0,
         };
-        let clocks = (now_ms, machine_ms());
+        let clocks = (now_ms, RealClock.now_ms());
         let is_over = |(name, cell): &(Vec<u8>, Vec<u8>)| {
             Name::of_bytes(name).is_none_or(|name| name.kind.is_over(cell, clocks))
         };

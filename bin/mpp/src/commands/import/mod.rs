@@ -13,6 +13,8 @@ use mpp_config::Configuration;
 use mpp_config::store::Store as Settings;
 use mpp_engine::foreign::{Known, Useless};
 use mpp_engine::question::{Key, Shelf};
+use mpp_hub::clock::{Clock as _, RealClock};
+use mpp_hub::hex::hex;
 use mpp_hub::import::Importer;
 use mpp_settings::form;
 use mpp_stores::embedded;
@@ -21,7 +23,7 @@ use serde_json::json;
 
 use super::Failure;
 use super::state::{daemon, number, text};
-use super::store::{failed, now_ms, settings, side};
+use super::store::{failed, settings, side};
 use crate::load;
 use crate::place::Where;
 use crate::print::{self, count};
@@ -149,16 +151,11 @@ impl Target {
     fn write(&mut self, records: &Records, seed: u64) -> Result<u64, Failure> {
         match self {
             Self::Missing(_) => Ok(0),
-            Self::Side(side) => side.import(records, now_ms()).map_err(failed),
+            Self::Side(side) => side.import(records, RealClock.now_ms()).map_err(failed),
             Self::Daemon(which) => {
-                let bytes = records.to_bytes();
-                let mut hex = String::with_capacity(bytes.len() * 2);
-                for byte in bytes {
-                    // A string takes whatever is written to it.
-                    let _ = write!(hex, "{byte:02x}");
-                }
+                let records = hex(&records.to_bytes());
                 let request = json!({
-                    "command": "store-import", "seed": seed.to_string(), "records": hex,
+                    "command": "store-import", "seed": seed.to_string(), "records": records,
                 });
                 Ok(number(&daemon(which, &request)?, "/new"))
             }
@@ -221,7 +218,7 @@ impl<'c> Gathered<'c> {
         Self {
             importer: Importer::new(configuration),
             memory,
-            now_ms: now_ms(),
+            now_ms: RealClock.now_ms(),
             kept: BTreeMap::new(),
             lines: 0,
             first_tries: 0,
