@@ -182,17 +182,7 @@ fn sqlgrey_origin(text: &str) -> Result<Origin, Useless> {
 /// # Errors
 /// It cannot be used.
 pub fn policyd_triplet(row: &[Option<String>]) -> Result<Known, Useless> {
-    let [host, sender, recipient, first, last, passed] = row else { return Err(Useless::Form) };
-    let origin = policyd_origin(text(host.as_deref())?)?;
-    if seconds(passed.as_deref())? > 0 {
-        return Ok(Known::Passed { origin, at_s: seconds(last.as_deref())? });
-    }
-    first_try(
-        origin,
-        text(sender.as_deref())?,
-        text(recipient.as_deref())?,
-        seconds(first.as_deref())?,
-    )
+    tracked(row, policyd_origin)
 }
 
 /// A row of policyd's `whitelist` that it made by itself: whom, and when it was read, since when the
@@ -207,6 +197,24 @@ pub fn policyd_whitelist(row: &[Option<String>]) -> Result<Known, Useless> {
     Ok(Known::Passed { origin, at_s: seconds(now.as_deref())? })
 }
 
+/// A row of either: whose, sender, recipient, when first, when last, how often it passed.
+fn tracked(
+    row: &[Option<String>],
+    origin_of: fn(&str) -> Result<Origin, Useless>,
+) -> Result<Known, Useless> {
+    let [whose, sender, recipient, first, last, passed] = row else { return Err(Useless::Form) };
+    let origin = origin_of(text(whose.as_deref())?)?;
+    if seconds(passed.as_deref())? > 0 {
+        return Ok(Known::Passed { origin, at_s: seconds(last.as_deref())? });
+    }
+    first_try(
+        origin,
+        text(sender.as_deref())?,
+        text(recipient.as_deref())?,
+        seconds(first.as_deref())?,
+    )
+}
+
 fn policyd_origin(text: &str) -> Result<Origin, Useless> {
     text.parse().map(Origin::Host).or_else(|_| parts_of_v4(text))
 }
@@ -217,17 +225,7 @@ fn policyd_origin(text: &str) -> Result<Origin, Useless> {
 /// # Errors
 /// It cannot be used.
 pub fn cluebringer_tracking(row: &[Option<String>]) -> Result<Known, Useless> {
-    let [key, sender, recipient, first, last, passed] = row else { return Err(Useless::Form) };
-    let origin = cluebringer_origin(text(key.as_deref())?)?;
-    if seconds(passed.as_deref())? > 0 {
-        return Ok(Known::Passed { origin, at_s: seconds(last.as_deref())? });
-    }
-    first_try(
-        origin,
-        text(sender.as_deref())?,
-        text(recipient.as_deref())?,
-        seconds(first.as_deref())?,
-    )
+    tracked(row, cluebringer_origin)
 }
 
 /// A row of cluebringer's `greylisting_autowhitelist`: track key, when last seen.

@@ -216,11 +216,11 @@ impl Check for Greylist {
         let (prover, triplet) = (prover_key(facts, round.ring), triplet_key(facts, round.ring));
         let own = round.identity(facts, IdentityKind::Client);
         let organisation = round.identity(facts, IdentityKind::Organisation);
-        let by_address = ByAddress::of(facts, round.ring);
+        let by_address = self.asks_imported.then(|| ByAddress::of(facts, round.ring));
         let (proven, tried, imported, written, own, organisation) = (
             round.since(Shelf::Proven, prover),
             round.since(Shelf::Greylisted, triplet),
-            if self.asks_imported { by_address.ask(round) } else { Ok((None, None)) },
+            by_address.map_or(Ok((None, None)), |keys| keys.ask(round)),
             written_to(facts, round),
             if self.trusts_history { round.history(own) } else { round.history(Key(0)) },
             if self.trusts_history { round.history(organisation) } else { round.history(Key(0)) },
@@ -237,8 +237,8 @@ impl Check for Greylist {
         } else if blame::is_good(own, spare) || blame::is_good(organisation, spare) {
             "good-history"
         } else {
-            let (triplet, tried) = match (tried, imported.1) {
-                (None, Some(_)) => (by_address.triplet, imported.1),
+            let (triplet, tried) = match (by_address, tried, imported.1) {
+                (Some(keys), None, Some(_)) => (keys.triplet, imported.1),
                 _ => (triplet, tried),
             };
             return Ok(self.wait(facts, (triplet, prover, tried), round));
