@@ -14,7 +14,7 @@ use mpp_engine::question::{Answer, Counted, History, Question};
 use mpp_hub::store::{Counts, StoreError};
 use redis::{Cmd, Pipeline, RedisError, Script, Value};
 
-use self::batch::{Known, Source, Trip};
+use self::batch::{Known, Source, Trip, Trips};
 use self::keys::{COMMON, Kind, Names, Operation, PARTS};
 use self::link::{Link, said};
 use self::values::{block_record, bytes, entry, list, news_record, number};
@@ -50,7 +50,8 @@ const LEASE_MS: u64 = 5_000;
 /// # Errors
 /// Neither the server answers nor is there a copy of the store on this node.
 pub fn open(settings: &Settings, options: &Options) -> Result<Arc<SharedStore>, StoreError> {
-    shared::open(Arc::new(Place { settings: settings.clone() }), options)
+    let is_thorough = options.sweep_every.is_zero();
+    shared::open(Arc::new(Place { settings: settings.clone(), is_thorough }), options)
 }
 
 /// One side of moving a store to or from a Redis.
@@ -58,12 +59,14 @@ pub fn open(settings: &Settings, options: &Options) -> Result<Arc<SharedStore>, 
 /// # Errors
 /// It does not answer, or holds something else.
 pub fn side(settings: &Settings, seed: Option<u64>) -> Result<Side, StoreError> {
-    Side::connect(&Place { settings: settings.clone() }, seed)
+    Side::connect(&Place { settings: settings.clone(), is_thorough: false }, seed)
 }
 
 /// How to reach it.
 struct Place {
     settings: Settings,
+    /// Whoever asks for it sweeps at once, whichever node has the lease.
+    is_thorough: bool,
 }
 
 impl Connector for Place {
@@ -72,7 +75,8 @@ impl Connector for Place {
             let link = Link::open(&self.settings).await?;
             let script = Script::new(SCRIPT);
             let names = Names::new(&self.settings.prefix);
-            Ok(Box::new(Server { link, script, names, known: Mutex::default() }) as Box<dyn Remote>)
+            let (known, is_thorough) = (Mutex::default(), self.is_thorough);
+            Ok(Box::new(Server { link, script, names, known, is_thorough }) as Box<dyn Remote>)
         })
     }
 
@@ -94,71 +98,34 @@ struct Server {
     script: Script,
     names: Names,
     known: Mutex<Known>,
+    is_thorough: bool,
 }
 
 impl Server {
-    /// Calls the script for operations of one part, or of any part where there is one server.
-    async fn call(
-        &self,
-        part: usize,
-        (node, number): (u64, u64),
-        operations: &[Operation],
-    ) -> Result<Vec<Value>, Trouble> {
-        let mut link = self.link.clone();
-        let call = self.script_call("EVALSHA", part, (node, number), operations);
-        let answer = match link.send(&call).await {
-            Err(error) if is_unknown_script(&error) => {
-                link.send(&self.script_call("EVAL", part, (node, number), operations)).await
-            }
-            answer => answer,
-        };
-        match answer.map_err(said)? {
-            Value::Array(answers) => Ok(answers),
-            // It was done before.
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    /// Runs operations, each in its part; returns the answers of those that have one, in their order.
+    /// Runs operations of the script; returns the answers of those that have one, in their order.
     async fn run(
         &self,
-        numbered: (u64, u64),
-        operations: Vec<(u64, Operation)>,
+        operations: impl IntoIterator<Item = (u64, Operation)>,
     ) -> Result<Vec<Option<Value>>, Trouble> {
-        let asked: Vec<usize> =
-            operations.iter().filter(|(_, it)| it.is_asked).map(|(_, it)| it.part).collect();
-        let is_cluster = self.link.is_cluster();
-        let mut parts: Vec<(usize, u64, Vec<Operation>)> = Vec::new();
-        let mut places = vec![usize::MAX; PARTS + 1];
+        let mut trips = Trips::new(self.link.is_cluster());
+        let mut asked = Vec::new();
         for (now_ms, operation) in operations {
-            let part = if is_cluster { operation.part } else { COMMON };
-            let place = match places.get(part) {
-                Some(place) if *place != usize::MAX => *place,
-                _ => {
-                    parts.push((part, u64::MAX, Vec::new()));
-                    if let Some(place) = places.get_mut(part) {
-                        *place = parts.len() - 1;
-                    }
-                    parts.len() - 1
-                }
-            };
-            if let Some((_, since_ms, list)) = parts.get_mut(place) {
-                if *since_ms != now_ms {
-                    *since_ms = now_ms;
-                    list.push(Operation::now(part, now_ms));
-                }
-                list.push(operation);
+            let is_asked = operation.is_asked;
+            let part = trips.script(now_ms, operation);
+            if is_asked {
+                asked.push(part);
             }
         }
-        let calls = parts.iter().map(|(part, _, list)| self.call(*part, numbered, list));
-        let answers = try_join_all(calls).await?;
-        let mut answers: Vec<_> = answers.into_iter().map(Vec::into_iter).collect();
-        let next = |part: usize| {
-            let part = if is_cluster { part } else { COMMON };
-            let place = places.get(part).copied().unwrap_or(usize::MAX);
-            answers.get_mut(place).and_then(Iterator::next)
-        };
+        // Nobody's batch: it has no number, and is done however often it comes.
+        let mut answered = self.send(trips, (0, 0)).await?;
+        let next = |part| answered.get_mut(&part).and_then(|(_, script)| script.next());
         Ok(asked.into_iter().map(next).collect())
+    }
+
+    /// Makes all trips at once.
+    async fn send(&self, trips: Trips, numbered: (u64, u64)) -> Result<Answered, Trouble> {
+        let trips = trips.all.into_iter().map(|trip| self.trip(trip, numbered));
+        Ok(try_join_all(trips).await?.into_iter().collect())
     }
 
     /// One trip: what is read, what is put in, and the script; the answers to what is read, and the
@@ -205,7 +172,7 @@ impl Server {
         let operations = again.iter().filter_map(|(.., question, now_ms)| {
             Some((*now_ms, Operation::question(&self.names, question)?))
         });
-        let answers = self.run((0, 0), operations.collect()).await?;
+        let answers = self.run(operations).await?;
         for ((job, place, question, now_ms), value) in again.iter().zip(answers) {
             let theirs = answer(question, value, *now_ms, &mut done.seen);
             if let Some(answer) = done.answers.get_mut(*job).and_then(|it| it.get_mut(*place)) {
@@ -352,11 +319,10 @@ fn cell_records(kind: Kind, key: mpp_engine::question::Key, cell: &[u8], out: &m
 impl Remote for Server {
     fn exchange<'a>(&'a self, batch: &'a Batch<'a>) -> Waiting<'a, Exchanged> {
         Box::pin(async move {
-            let built = self.known().build(&self.names, batch, self.link.is_cluster());
-            let numbered = (batch.node, batch.number);
-            let trips = built.trips.into_iter().map(|trip| self.trip(trip, numbered));
-            let answered: Answered = try_join_all(trips).await?.into_iter().collect();
-            let (mut done, again) = self.gather(batch, &built.sources, answered);
+            let mut trips = Trips::new(self.link.is_cluster());
+            let sources = self.known().build(&self.names, batch, &mut trips);
+            let answered = self.send(trips, (batch.node, batch.number)).await?;
+            let (mut done, again) = self.gather(batch, &sources, answered);
             self.ask_again(&again, &mut done).await?;
             Ok(done)
         })
@@ -436,23 +402,15 @@ impl Remote for Server {
 
     fn put(&self, records: Vec<Record>) -> Waiting<'_, ()> {
         Box::pin(async move {
-            let operations = records.iter().map(|it| Operation::record(&self.names, it)).collect();
-            self.run((0, 0), operations).await?;
+            self.run(records.iter().map(|it| Operation::record(&self.names, it))).await?;
             Ok(())
         })
     }
 
     fn sweep(&self, node: u64, now_ms: u64, from: u64) -> Waiting<'_, (u64, u64)> {
         Box::pin(async move {
-            let lease = self.names.of(COMMON, "s");
-            let mut take = redis::cmd("SET");
-            take.arg(&lease).arg(node).arg("NX").arg("PX").arg(LEASE_MS);
-            if self.ask(&take).await? == Value::Nil {
-                let holder = number(self.ask(redis::cmd("GET").arg(&lease)).await?);
-                if holder != Some(node) {
-                    return Ok((0, 0));
-                }
-                self.ask(redis::cmd("PEXPIRE").arg(&lease).arg(LEASE_MS)).await?;
+            if !self.is_thorough && !self.has_lease(node).await? {
+                return Ok((0, 0));
             }
             let (part, first) = (usize::try_from(from >> 32).unwrap_or(PARTS), from & 0xffff_ffff);
             if part >= PARTS {
@@ -470,7 +428,7 @@ impl Remote for Server {
                     let kind = kind_of(&self.names, table)?;
                     Some((now_ms, Operation::sweep(part, table, kind)))
                 });
-                for answer in self.run((0, 0), operations.collect()).await?.into_iter().flatten() {
+                for answer in self.run(operations).await?.into_iter().flatten() {
                     let mut numbers = list(answer).into_iter().filter_map(number);
                     gone += numbers.next().unwrap_or(0);
                     // Tables that are empty leave, and those behind them come forward.
@@ -494,7 +452,7 @@ impl Remote for Server {
                 self.count_common(&mut counts).await?;
                 return Ok((counts, None));
             }
-            let answers = self.run((0, 0), vec![(0, Operation::count(&self.names, part))]).await?;
+            let answers = self.run(vec![(0, Operation::count(&self.names, part))]).await?;
             let sums = answers.into_iter().flatten().flat_map(list).collect::<Vec<_>>();
             for pair in sums.chunks(2) {
                 let [Value::BulkString(letter), Value::Int(sum)] = pair else { continue };
@@ -531,11 +489,27 @@ impl Server {
         Ok(())
     }
 
+    /// Whether this node sweeps.
+    async fn has_lease(&self, node: u64) -> Result<bool, Trouble> {
+        let lease = self.names.of(COMMON, "s");
+        let mut take = redis::cmd("SET");
+        take.arg(&lease).arg(node).arg("NX").arg("PX").arg(LEASE_MS);
+        if self.ask(&take).await? != Value::Nil {
+            return Ok(true);
+        }
+        let holder = number(self.ask(redis::cmd("GET").arg(&lease)).await?);
+        if holder != Some(node) {
+            return Ok(false);
+        }
+        self.ask(redis::cmd("PEXPIRE").arg(&lease).arg(LEASE_MS)).await?;
+        Ok(true)
+    }
+
     async fn sweep_blocks(&self, now_ms: u64) -> Result<u64, Trouble> {
         let (mut gone, mut cursor) = (0, 0);
         loop {
             let operation = Operation::sweep_blocks(&self.names, cursor);
-            let answers = self.run((0, 0), vec![(now_ms, operation)]).await?;
+            let answers = self.run(vec![(now_ms, operation)]).await?;
             let answer = answers.into_iter().next().flatten().map(list).unwrap_or_default();
             let numbers: Vec<u64> = answer.into_iter().filter_map(number).collect();
             let [next, some] = *numbers.as_slice() else { return Ok(gone) };

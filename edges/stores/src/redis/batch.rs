@@ -61,33 +61,44 @@ pub(super) struct Trip {
     since_ms: Option<u64>,
 }
 
-/// A batch, ready to be sent.
+/// What is ready to be sent: in a cluster a trip for each part, else one for all.
 #[derive(Debug, Default)]
-pub(super) struct Built {
-    pub(super) trips: Vec<Trip>,
-    /// Where the answer to each question of each job comes from.
-    pub(super) sources: Vec<Vec<Source>>,
+pub(super) struct Trips {
+    pub(super) all: Vec<Trip>,
+    is_cluster: bool,
 }
 
-impl Built {
+impl Trips {
+    pub(super) fn new(is_cluster: bool) -> Self {
+        Self { all: Vec::new(), is_cluster }
+    }
+
+    /// Which trip what belongs to a part goes with.
+    fn way(&self, part: usize) -> usize {
+        if self.is_cluster { part } else { COMMON }
+    }
+
     fn trip(&mut self, part: usize) -> &mut Trip {
-        let place = self.trips.iter().position(|trip| trip.part == part);
+        let part = self.way(part);
+        let place = self.all.iter().position(|trip| trip.part == part);
         let place = place.unwrap_or_else(|| {
-            self.trips.push(Trip { part, ..Trip::default() });
-            self.trips.len() - 1
+            self.all.push(Trip { part, ..Trip::default() });
+            self.all.len() - 1
         });
         // It is there: found, or pushed a moment ago.
         #[allow(clippy::indexing_slicing, reason = "the place of something that is there")]
-        &mut self.trips[place]
+        &mut self.all[place]
     }
 
-    fn script(&mut self, part: usize, now_ms: u64, operation: Operation) {
-        let trip = self.trip(part);
+    /// Puts an operation of the script at the end; says with which trip it goes.
+    pub(super) fn script(&mut self, now_ms: u64, operation: Operation) -> usize {
+        let trip = self.trip(operation.part);
         if trip.since_ms != Some(now_ms) {
             trip.since_ms = Some(now_ms);
-            trip.script.push(Operation::now(part, now_ms));
+            trip.script.push(Operation::now(trip.part, now_ms));
         }
         trip.script.push(operation);
+        trip.part
     }
 }
 
@@ -130,9 +141,14 @@ impl Known {
         tables
     }
 
-    /// Makes trips of a batch. In a cluster each part is a trip of its own.
-    pub(super) fn build(&mut self, names: &Names, batch: &Batch<'_>, is_cluster: bool) -> Built {
-        let mut built = Built::default();
+    /// Puts a batch into trips; says where the answer to each question of each job comes from.
+    pub(super) fn build(
+        &mut self,
+        names: &Names,
+        batch: &Batch<'_>,
+        trips: &mut Trips,
+    ) -> Vec<Vec<Source>> {
+        let mut all_sources = Vec::with_capacity(batch.jobs.len());
         let mut written: HashSet<(u8, u64)> = HashSet::new();
         for job in batch.jobs {
             let mut sources = Vec::with_capacity(job.questions.len());
@@ -140,45 +156,35 @@ impl Known {
                 let read = plain(question)
                     .filter(|(kind, key)| !written.contains(&(kind.letter(), key.0)));
                 if let Some((kind, key)) = read {
-                    sources.push(self.read(names, &mut built, (kind, key), is_cluster));
+                    sources.push(self.read(names, trips, (kind, key)));
                 } else if let Some(operation) = Operation::question(names, question) {
-                    let part = if is_cluster { operation.part } else { COMMON };
+                    let part = trips.script(job.now_ms, operation);
                     sources.push(Source::Script { part });
-                    built.script(part, job.now_ms, operation);
                 } else {
                     sources.push(Source::Nowhere);
                 }
             }
-            built.sources.push(sources);
+            all_sources.push(sources);
             for effect in &job.effects {
                 let is_new = changed(effect)
                     .is_none_or(|(kind, key)| written.insert((kind.letter(), key.0)));
-                if is_new && self.insert(names, &mut built, (effect, job.now_ms), is_cluster) {
+                if is_new && self.insert(names, trips, (effect, job.now_ms)) {
                     continue;
                 }
                 if let Some(operation) = Operation::effect(names, job.now_ms, effect) {
-                    let part = if is_cluster { operation.part } else { COMMON };
-                    built.script(part, job.now_ms, operation);
+                    trips.script(job.now_ms, operation);
                 }
             }
         }
         for record in batch.news {
-            let operation = Operation::news(names, record);
-            built.script(COMMON, 0, operation);
+            trips.script(0, Operation::news(names, record));
         }
-        built
+        all_sources
     }
 
-    fn read(
-        &self,
-        names: &Names,
-        built: &mut Built,
-        (kind, key): (Kind, Key),
-        is_cluster: bool,
-    ) -> Source {
+    fn read(&self, names: &Names, trips: &mut Trips, (kind, key): (Kind, Key)) -> Source {
         let (part, root, field) = names.place(kind, key);
-        let part = if is_cluster { part } else { COMMON };
-        let trip = built.trip(part);
+        let trip = trips.trip(part);
         let from = trip.reads.len();
         let tables = self.chain(root, &field);
         let wants_room = kind == Kind::Moment(Shelf::Greylisted);
@@ -195,16 +201,15 @@ impl Known {
             size.arg(last);
             trip.reads.push(size);
         }
-        Source::Plain { part, from, tables }
+        Source::Plain { part: trip.part, from, tables }
     }
 
     /// Notes a first try by a plain command, if it is known that it is one and that there is room.
     fn insert(
         &mut self,
         names: &Names,
-        built: &mut Built,
+        trips: &mut Trips,
         (effect, now_ms): (&Effect, u64),
-        is_cluster: bool,
     ) -> bool {
         let Effect::Remember { shelf: Shelf::Greylisted, key, keep_ms, again: false, mark } =
             effect
@@ -228,7 +233,7 @@ impl Known {
         let moment = mpp_engine::question::Moment { at_ms: now_ms, tries: (*mark).min(15) };
         let mut insert = Cmd::with_capacity(4, 48);
         insert.arg("HSETNX").arg(leaf).arg(field).arg(write_moment(moment, class));
-        built.trip(if is_cluster { part } else { COMMON }).inserts.push(insert);
+        trips.trip(part).inserts.push(insert);
         true
     }
 

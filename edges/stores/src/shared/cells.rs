@@ -29,7 +29,7 @@ pub(crate) fn write_moment(moment: Moment, class: u8) -> Vec<u8> {
 /// Reads a point in time with its class. Nothing if it is no such thing.
 pub(crate) fn read_moment(cell: &[u8]) -> Option<(Moment, u8)> {
     let (at, rest) = cell.split_first_chunk::<6>()?;
-    let at_ms = at.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+    let at_ms = six(at);
     let (class, tries) = match rest {
         [class] => (*class, 0),
         [class, tries] => (*class, (*tries).min(15)),
@@ -76,7 +76,7 @@ pub(crate) fn write_history(known: &Known) -> Vec<u8> {
     cell
 }
 
-/// Reads a count.
+/// Reads a count: the window in six bytes, then buckets, each its last moment and what it holds in six.
 pub(crate) fn read_tally(cell: &[u8]) -> Tally {
     let Some((per, buckets)) = cell.split_first_chunk::<6>() else { return Tally::default() };
     let bucket = |bucket: &[u8; 12]| {
@@ -98,7 +98,7 @@ pub(crate) fn write_tally(tally: &Tally) -> Vec<u8> {
     cell
 }
 
-/// Reads a set.
+/// Reads a set: the window in six bytes, then members in eight, each with when it came in six.
 pub(crate) fn read_set(cell: &[u8]) -> Set {
     let Some((per, members)) = cell.split_first_chunk::<6>() else { return Set::default() };
     let member = |it: &[u8; 14]| {
@@ -128,26 +128,21 @@ fn six(bytes: &[u8]) -> u64 {
     bytes.iter().take(6).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
-/// A count: the window in six bytes, then buckets, each its last moment and what it holds in six.
+/// A count as records.
 pub(crate) fn count_records(key: Key, cell: &[u8]) -> Vec<Record> {
-    let Some((per, buckets)) = cell.split_first_chunk::<6>() else { return Vec::new() };
-    let per_ms = six(per);
-    let record = |bucket: &[u8; 12]| {
-        let (at, amount) = bucket.split_at(6);
-        let amount = u32::try_from(six(amount)).unwrap_or(u32::MAX);
-        (amount > 0).then_some(Record::Count { key, per_ms, at_ms: six(at), amount })
+    let tally = read_tally(cell);
+    let per_ms = tally.per_ms();
+    let held = tally.buckets().filter(|bucket| bucket.amount > 0);
+    let record = |Bucket { last_ms, amount }| {
+        let amount = u32::try_from(amount).unwrap_or(u32::MAX);
+        Record::Count { key, per_ms, at_ms: last_ms, amount }
     };
-    buckets.as_chunks::<12>().0.iter().filter_map(record).collect()
+    held.map(record).collect()
 }
 
-/// A set: the window in six bytes, then members in eight, each with when it came in six.
+/// A set as records.
 pub(crate) fn set_records(key: Key, cell: &[u8]) -> Vec<Record> {
-    let Some((per, members)) = cell.split_first_chunk::<6>() else { return Vec::new() };
-    let per_ms = six(per);
-    let record = |it: &[u8; 14]| {
-        let (member, at) = it.split_at(8);
-        let member = member.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
-        Record::Member { key, member, per_ms, at_ms: six(at) }
-    };
-    members.as_chunks::<14>().0.iter().map(record).collect()
+    let Set { members, per_ms } = read_set(cell);
+    let record = |(member, at_ms)| Record::Member { key, member, per_ms, at_ms };
+    members.into_iter().map(record).collect()
 }

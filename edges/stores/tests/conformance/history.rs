@@ -7,9 +7,10 @@ use mpp_engine::question::{
 use mpp_hub::store::Store as _;
 use mpp_stores::memory::MemoryStore;
 use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
 
 use crate::cases::key_of;
-use crate::{DAY, HOUR, SECOND, SEED, Session};
+use crate::{Backend, DAY, HOUR, SECOND, SEED, Session, T0};
 
 /// Weights are kept with five digits, and below a twentieth not at all.
 pub(crate) fn is_near(one: History, other: History) -> bool {
@@ -168,4 +169,19 @@ pub(crate) fn play(it: &mut Session<'_>, steps: &[Step]) -> Result<(), TestCaseE
         prop_assert_eq!(it.store.blocks(it.now_ms, 5), model.blocks(it.now_ms, 5));
     }
     Ok(())
+}
+
+/// Random histories on a store of a server, each in a name space of its own.
+pub(crate) fn does_as_the_model_does(
+    name: &str,
+    cases: u32,
+    backend: impl Fn() -> Box<dyn Backend>,
+) {
+    let mut runner = TestRunner::new(Config { cases, ..Config::default() });
+    let done = runner.run(&steps(), |steps| {
+        let backend = backend();
+        let store = backend.open();
+        play(&mut Session { name, backend: &*backend, store, now_ms: T0 }, &steps)
+    });
+    done.unwrap_or_else(|error| panic!("{name}: {error}"));
 }

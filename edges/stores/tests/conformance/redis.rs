@@ -10,10 +10,9 @@ use mpp_engine::question::{Key, Shelf};
 use mpp_hub::store::Store;
 use mpp_stores::shared::Options;
 use mpp_tests::real::redis::{Cluster, MASTER, Redis, Watched};
-use proptest::test_runner::{Config, TestRunner};
 
 use crate::cases::remember;
-use crate::history::{play, steps};
+use crate::history::does_as_the_model_does;
 use crate::{Backend, HOUR, SEED, Session, T0, keeps_the_contract};
 
 /// A name space of its own on a server.
@@ -57,22 +56,12 @@ impl Backend for OnRedis {
     }
 }
 
-fn does_as_the_model_does(name: &str, cases: u32, backend: impl Fn() -> OnRedis) {
-    let mut runner = TestRunner::new(Config { cases, ..Config::default() });
-    let done = runner.run(&steps(), |steps| {
-        let backend = backend();
-        let store = backend.open();
-        play(&mut Session { name, backend: &backend, store, now_ms: T0 }, &steps)
-    });
-    done.unwrap_or_else(|error| panic!("{name}: {error}"));
-}
-
 #[test]
 fn one_server_keeps_the_contract() {
     let server = Redis::start(&[]);
     let backend = || OnRedis::new(Topology::Single, &[server.place()]);
     keeps_the_contract("redis", || Box::new(backend()));
-    does_as_the_model_does("redis", 40, backend);
+    does_as_the_model_does("redis", 40, || Box::new(backend()));
 }
 
 #[test]
@@ -80,7 +69,7 @@ fn behind_sentinels_the_contract_is_kept() {
     let servers = Watched::start();
     let backend = || OnRedis::new(Topology::Sentinel(MASTER.into()), &servers.places());
     keeps_the_contract("redis with sentinels", || Box::new(backend()));
-    does_as_the_model_does("redis with sentinels", 5, backend);
+    does_as_the_model_does("redis with sentinels", 5, || Box::new(backend()));
 }
 
 #[test]
@@ -88,7 +77,7 @@ fn in_a_cluster_the_contract_is_kept() {
     let cluster = Cluster::start(false);
     let backend = || OnRedis::new(Topology::Cluster, &cluster.places());
     keeps_the_contract("redis cluster", || Box::new(backend()));
-    does_as_the_model_does("redis cluster", 15, backend);
+    does_as_the_model_does("redis cluster", 15, || Box::new(backend()));
 }
 
 #[test]

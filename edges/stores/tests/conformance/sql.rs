@@ -13,13 +13,12 @@ use mpp_stores::shared::Options;
 use mpp_tests::real::mariadb::{self, MariaDb};
 use mpp_tests::real::postgres::{self, Postgres};
 use mpp_tests::real::until;
-use proptest::test_runner::{Config, TestRunner};
 
 use crate::cases::{key_of, remember};
-use crate::history::{play, steps};
+use crate::history::does_as_the_model_does;
 use crate::nodes::{ask, blocks_spread, sums_are_exact};
 use crate::redis::options;
-use crate::{Backend, DAY, HOUR, Session, T0, keeps_the_contract};
+use crate::{Backend, DAY, HOUR, T0, keeps_the_contract};
 
 /// A server of either kind.
 trait Database {
@@ -130,13 +129,7 @@ impl Backend for OnSql {
 fn keeps_all_of_it(name: &str, server: &dyn Database) {
     let backend = || OnSql(server.settings());
     keeps_the_contract(name, || Box::new(backend()));
-    let mut runner = TestRunner::new(Config { cases: 15, ..Config::default() });
-    let done = runner.run(&steps(), |steps| {
-        let backend = backend();
-        let store = backend.open();
-        play(&mut Session { name, backend: &backend, store, now_ms: T0 }, &steps)
-    });
-    done.unwrap_or_else(|error| panic!("{name}: {error}"));
+    does_as_the_model_does(name, 15, || Box::new(backend()));
 }
 
 #[test]
