@@ -17,6 +17,7 @@ pub mod milter;
 pub mod milter_answer;
 pub mod policy;
 pub mod proxy_protocol;
+pub mod resp;
 pub mod smtp;
 pub mod smtp_server;
 pub mod spamd;

@@ -315,6 +315,30 @@ pub fn clamd(bytes: &[u8]) {
     }
 }
 
+/// What a Redis may say: the same replies in whatever pieces they come. How long the pieces are says the
+/// first byte.
+pub fn resp(bytes: &[u8]) {
+    let Some((first, bytes)) = bytes.split_first() else { return };
+    let read = |piece: usize| {
+        let (mut decoder, mut held) = (mpp_wire::resp::Decoder::default(), Vec::new());
+        let mut replies = Vec::new();
+        for piece in bytes.chunks(piece) {
+            held.extend_from_slice(piece);
+            loop {
+                let Ok((used, reply)) = decoder.take(&held) else { return (replies, false) };
+                held.drain(..used);
+                match reply {
+                    Some(reply) => replies.push(reply),
+                    None => break,
+                }
+            }
+        }
+        (replies, true)
+    };
+    let (whole, in_pieces) = (read(bytes.len().max(1)), read(usize::from(*first) + 1));
+    assert_eq!(whole, in_pieces);
+}
+
 /// A response of HTTP: the same in whatever pieces it comes, and no longer than it may be. How long the
 /// pieces are says the first byte.
 pub fn http(bytes: &[u8]) {

@@ -157,6 +157,11 @@ fn clamd() {
 }
 
 #[test]
+fn resp() {
+    run("resp", mpp_fuzz_bodies::resp);
+}
+
+#[test]
 fn http() {
     run("http", mpp_fuzz_bodies::http);
 }
