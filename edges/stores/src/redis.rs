@@ -12,11 +12,12 @@ use futures_util::future::try_join_all;
 use mpp_config::store::Redis as Settings;
 use mpp_engine::question::{Answer, Counted, History, Question};
 use mpp_hub::store::{Counts, StoreError};
-use redis::{Cmd, Pipeline, RedisError, Script, Value};
+use mpp_wire::resp::{Command, Reply};
+use redis::Script;
 
 use self::batch::{Known, Source, Trip, Trips};
 use self::keys::{COMMON, Kind, Names, Operation, PARTS};
-use self::link::{Link, said};
+use self::link::{Commands, Link};
 use self::values::{block_record, bytes, entry, list, news_record, number};
 use crate::part::decayed;
 use crate::record::Record;
@@ -29,6 +30,7 @@ use crate::transfer::Side;
 
 mod batch;
 mod keys;
+mod line;
 mod link;
 mod values;
 
@@ -37,7 +39,7 @@ const SCRIPT: &str = include_str!("redis/store.lua");
 /// The form of what is on the server; another one is refused.
 const VERSION: u64 = 1;
 /// Entries of the log that are read at once.
-const NEWS_MAX: usize = 1_000;
+const NEWS_MAX: u64 = 1_000;
 /// Tables that one call sweeps: a millisecond of the server's time.
 const SWEEP_TABLES: usize = 16;
 /// Tables that one piece of a sweep looks at.
@@ -87,7 +89,7 @@ impl Connector for Place {
 }
 
 /// What the parts answered: to plain commands, and to the script.
-type Answered = HashMap<usize, (Vec<Value>, IntoIter<Value>)>;
+type Answered = HashMap<usize, (Vec<Reply>, IntoIter<Reply>)>;
 
 /// A question that has to be asked again: of which job, its place there, and when.
 type Again<'b> = (usize, usize, &'b Question, u64);
@@ -106,12 +108,12 @@ impl Server {
     async fn run(
         &self,
         operations: impl IntoIterator<Item = (u64, Operation)>,
-    ) -> Result<Vec<Option<Value>>, Trouble> {
+    ) -> Result<Vec<Option<Reply>>, Trouble> {
         let mut trips = Trips::new(self.link.is_cluster());
         let mut asked = Vec::new();
         for (now_ms, operation) in operations {
             let is_asked = operation.is_asked;
-            let part = trips.script(now_ms, operation);
+            let part = trips.script(now_ms, &operation);
             if is_asked {
                 asked.push(part);
             }
@@ -134,31 +136,26 @@ impl Server {
         &self,
         trip: Trip,
         numbered: (u64, u64),
-    ) -> Result<(usize, (Vec<Value>, IntoIter<Value>)), Trouble> {
+    ) -> Result<(usize, (Vec<Reply>, IntoIter<Reply>)), Trouble> {
         let Trip { part, reads, inserts, script, .. } = trip;
-        let plain = reads.len() + inserts.len();
-        let mut commands = Pipeline::with_capacity(plain + 1);
-        for command in reads.into_iter().chain(inserts) {
-            commands.add_command(command);
-        }
+        let mut plain = reads;
+        plain.append(&inserts);
+        let mut commands = plain.clone();
         if !script.is_empty() {
-            commands.add_command(self.script_call("EVALSHA", part, numbered, &script));
+            let hash = self.script.get_hash().as_bytes();
+            commands.push(&self.script_call((b"EVALSHA", hash), part, numbered, &script));
         }
-        let answers = self.link.clone().send_all(&commands).await;
-        let mut answers = match answers {
-            Ok(answers) => answers,
-            Err(error) if is_unknown_script(&error) => {
-                // Nothing of the script was done: the script is sent itself, and the rest again, which
-                // changes nothing that is not changed already.
-                let mut again = Pipeline::with_capacity(plain + 1);
-                for command in commands.cmd_iter().take(plain) {
-                    again.add_command(command.clone());
-                }
-                again.add_command(self.script_call("EVAL", part, numbered, &script));
-                self.link.clone().send_all(&again).await.map_err(said)?
-            }
-            Err(error) => return Err(said(error)),
-        };
+        let mut answers = self.link.send(&commands).await?;
+        if error_of(&answers).is_some_and(|text| text.starts_with("NOSCRIPT")) {
+            // Nothing of the script was done: the script is sent itself, and the rest again, which
+            // changes nothing that is not changed already.
+            let text = SCRIPT.as_bytes();
+            plain.push(&self.script_call((b"EVAL", text), part, numbered, &script));
+            answers = self.link.send(&plain).await?;
+        }
+        if let Some(text) = error_of(&answers) {
+            return Err(Trouble(text.to_owned()));
+        }
         let of_script = if script.is_empty() { None } else { answers.pop() };
         let of_script = of_script.map(list).unwrap_or_default();
         Ok((part, (answers, of_script.into_iter())))
@@ -200,11 +197,11 @@ impl Server {
                     Source::Script { part } => {
                         answered.get_mut(part).and_then(|(_, script)| script.next())
                     }
-                    Source::Plain { part, from, tables } => {
+                    Source::Plain { part, from, last } => {
                         let answers = answered.get(part).and_then(|(all, _)| all.get(*from..));
                         let answers = answers.unwrap_or_default();
-                        if let Ok(found) = known.found(question, tables, answers) {
-                            Some(found.map_or(Value::Nil, Value::BulkString))
+                        if let Ok(found) = known.found(question, *last, answers) {
+                            Some(found.map_or(Reply::Nil, Reply::Text))
                         } else {
                             again.push((done.answers.len(), of_job.len(), question, job.now_ms));
                             None
@@ -225,38 +222,35 @@ impl Server {
     /// A call of the script, by its hash or with its text.
     fn script_call(
         &self,
-        how: &str,
+        (how, script): (&[u8], &[u8]),
         part: usize,
         (node, number): (u64, u64),
-        operations: &[Operation],
-    ) -> Cmd {
-        let bytes = operations.len() * 64;
-        let mut command = Cmd::with_capacity(operations.len() * 5, bytes);
-        command.arg(how);
-        match how {
-            "EVALSHA" => command.arg(self.script.get_hash()),
-            _ => command.arg(SCRIPT),
-        };
-        command.arg(1).arg(self.names.of(part, "n")).arg(node).arg(number);
-        for operation in operations {
-            operation.push(&mut command);
-        }
+        operations: &Command,
+    ) -> Command {
+        let mut command = Command::new(how).word(script).number(1).word(self.names.of(part, "n"));
+        command = command.number(node).number(number);
+        command.append(operations);
         command
     }
 
     /// Sends one command that is not of the script.
-    async fn ask(&self, command: &Cmd) -> Result<Value, Trouble> {
-        self.link.clone().send(command).await.map_err(said)
+    async fn ask(&self, command: Command) -> Result<Reply, Trouble> {
+        let mut commands = Commands::default();
+        commands.push(&command);
+        match self.link.send(&commands).await?.pop() {
+            Some(Reply::Error(text)) => Err(Trouble(text)),
+            reply => Ok(reply.unwrap_or(Reply::Nil)),
+        }
     }
 
     /// The tables that a part has.
     async fn tables(&self, part: usize) -> Result<Vec<Vec<u8>>, Trouble> {
-        let found = self.ask(redis::cmd("SMEMBERS").arg(self.names.of(part, "t"))).await?;
+        let found = self.ask(Command::new(b"SMEMBERS").word(self.names.of(part, "t"))).await?;
         Ok(list(found).into_iter().filter_map(bytes).collect())
     }
 
     async fn fields(&self, key: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Trouble> {
-        let found = self.ask(redis::cmd("HGETALL").arg(key)).await?;
+        let found = self.ask(Command::new(b"HGETALL").word(key)).await?;
         let mut parts = list(found).into_iter().filter_map(bytes);
         Ok(std::iter::from_fn(|| Some((parts.next()?, parts.next()?))).collect())
     }
@@ -279,7 +273,7 @@ impl Server {
                 let Some((kind, key)) = self.names.key_of(&table, &field) else { continue };
                 if cell == b"*" {
                     let name = [table.as_slice(), b"*", field.as_slice()].concat();
-                    let found = self.ask(redis::cmd("GET").arg(name)).await?;
+                    let found = self.ask(Command::new(b"GET").word(name)).await?;
                     let Some(long) = bytes(found) else { continue };
                     cell = long;
                 }
@@ -290,8 +284,12 @@ impl Server {
     }
 }
 
-fn is_unknown_script(error: &RedisError) -> bool {
-    error.code() == Some("NOSCRIPT")
+/// What was refused first.
+fn error_of(answers: &[Reply]) -> Option<&str> {
+    answers.iter().find_map(|answer| match answer {
+        Reply::Error(text) => Some(text.as_str()),
+        _ => None,
+    })
 }
 
 /// Which kind of table it is; a field of the right length stands for any.
@@ -332,11 +330,10 @@ impl Remote for Server {
         Box::pin(async move {
             let key = self.names.of(COMMON, "m");
             for (name, value) in [("seed", seed), ("epoch", epoch), ("version", VERSION)] {
-                self.ask(redis::cmd("HSETNX").arg(&key).arg(name).arg(value)).await?;
+                self.ask(Command::new(b"HSETNX").word(&key).word(name).number(value)).await?;
             }
-            let found = self
-                .ask(redis::cmd("HMGET").arg(&key).arg("seed").arg("epoch").arg("version"))
-                .await?;
+            let all = Command::new(b"HMGET").word(&key).word("seed").word("epoch").word("version");
+            let found = self.ask(all).await?;
             let numbers: Vec<u64> = list(found).into_iter().filter_map(number).collect();
             let [seed, epoch, version] = *numbers.as_slice() else {
                 return Err(Trouble(format!("the key {key} is not what mpp writes")));
@@ -347,7 +344,7 @@ impl Remote for Server {
                      another `prefix`"
                 )));
             }
-            let now = self.ask(&redis::cmd("TIME")).await?;
+            let now = self.ask(Command::new(b"TIME")).await?;
             let now: Vec<u64> = list(now).into_iter().filter_map(number).collect();
             let server_ms = match *now.as_slice() {
                 [seconds, micros] => seconds * 1_000 + micros / 1_000,
@@ -361,25 +358,24 @@ impl Remote for Server {
         Box::pin(async move {
             let log = self.names.of(COMMON, "l");
             if since == Cursor::default() {
-                let last = self
-                    .ask(redis::cmd("XREVRANGE").arg(&log).arg("+").arg("-").arg("COUNT").arg(1))
-                    .await?;
+                let last = Command::new(b"XREVRANGE").word(&log).word("+").word("-");
+                let last = self.ask(last.word("COUNT").number(1)).await?;
                 let id = list(last).into_iter().next().and_then(entry).map(|(id, _)| id);
                 let cursor = Cursor(id.unwrap_or_else(|| "0-0".into()));
                 return Ok(News { cursor, ..News::default() });
             }
-            let mut range = redis::cmd("XRANGE");
-            range.arg(&log).arg(format!("({}", since.0)).arg("+").arg("COUNT").arg(NEWS_MAX);
-            let found = list(self.ask(&range).await?);
+            let range = |from: &str, to: &str, most: u64| {
+                let range = Command::new(b"XRANGE").word(&log).word(from).word(to);
+                self.ask(range.word("COUNT").number(most))
+            };
+            let found = list(range(&format!("({}", since.0), "+", NEWS_MAX).await?);
             let mut news = News { cursor: since.clone(), ..News::default() };
             if found.is_empty() {
                 return Ok(news);
             }
             if since.0 != "0-0" {
                 // The entry that was read last is there as long as none behind it was dropped.
-                let mut range = redis::cmd("XRANGE");
-                range.arg(&log).arg(&since.0).arg(&since.0).arg("COUNT").arg(1);
-                news.has_gap = list(self.ask(&range).await?).is_empty();
+                news.has_gap = list(range(&since.0, &since.0, 1).await?).is_empty();
             }
             for (id, fields) in found.into_iter().filter_map(entry) {
                 news.cursor = Cursor(id);
@@ -455,7 +451,7 @@ impl Remote for Server {
             let answers = self.run(vec![(0, Operation::count(&self.names, part))]).await?;
             let sums = answers.into_iter().flatten().flat_map(list).collect::<Vec<_>>();
             for pair in sums.chunks(2) {
-                let [Value::BulkString(letter), Value::Int(sum)] = pair else { continue };
+                let [Reply::Text(letter), Reply::Number(sum)] = pair else { continue };
                 let sum = u64::try_from(*sum).unwrap_or(0);
                 match letter.first().copied().and_then(Kind::of) {
                     Some(Kind::Moment(shelf)) => {
@@ -476,11 +472,11 @@ impl Remote for Server {
 impl Server {
     /// What is not in the parts: blocks, and what the server says of its memory.
     async fn count_common(&self, counts: &mut Counts) -> Result<(), Trouble> {
-        let blocks = self.ask(redis::cmd("HLEN").arg(self.names.of(COMMON, "b"))).await?;
+        let blocks = self.ask(Command::new(b"HLEN").word(self.names.of(COMMON, "b"))).await?;
         counts.blocks = number(blocks).unwrap_or(0);
         if !self.link.is_cluster() {
             // Not every account may ask for it.
-            let said = self.ask(redis::cmd("INFO").arg("memory")).await.ok().and_then(bytes);
+            let said = self.ask(Command::new(b"INFO").word("memory")).await.ok().and_then(bytes);
             let said = said.unwrap_or_default();
             let said = String::from_utf8_lossy(&said);
             let used = said.lines().find_map(|line| line.strip_prefix("used_memory:"));
@@ -492,16 +488,15 @@ impl Server {
     /// Whether this node sweeps.
     async fn has_lease(&self, node: u64) -> Result<bool, Trouble> {
         let lease = self.names.of(COMMON, "s");
-        let mut take = redis::cmd("SET");
-        take.arg(&lease).arg(node).arg("NX").arg("PX").arg(LEASE_MS);
-        if self.ask(&take).await? != Value::Nil {
+        let take = Command::new(b"SET").word(&lease).number(node).word("NX");
+        if self.ask(take.word("PX").number(LEASE_MS)).await? != Reply::Nil {
             return Ok(true);
         }
-        let holder = number(self.ask(redis::cmd("GET").arg(&lease)).await?);
+        let holder = number(self.ask(Command::new(b"GET").word(&lease)).await?);
         if holder != Some(node) {
             return Ok(false);
         }
-        self.ask(redis::cmd("PEXPIRE").arg(&lease).arg(LEASE_MS)).await?;
+        self.ask(Command::new(b"PEXPIRE").word(&lease).number(LEASE_MS)).await?;
         Ok(true)
     }
 
@@ -525,7 +520,7 @@ impl Server {
 /// What the script answers to a question.
 fn answer(
     question: &Question,
-    value: Option<Value>,
+    value: Option<Reply>,
     now_ms: u64,
     seen: &mut Vec<Record>,
 ) -> Answer {

@@ -5,19 +5,19 @@
 //! In one batch a thing is first read, then changed. What an earlier job of the same batch changes is read
 //! by the script, behind the change.
 
-use std::collections::{HashMap, HashSet};
-
+use hashbrown::{HashMap, HashSet};
 use mpp_engine::question::{Effect, Key, Question, Shelf};
-use redis::{Cmd, Value};
+use mpp_wire::resp::{Command, Reply};
 
-use super::keys::{COMMON, Kind, Names, Operation};
+use super::keys::{COMMON, Field, Kind, Names, Operation, Table, place};
+use super::link::Commands;
 use crate::moments::{class_of, keep_of};
 use crate::shared::cells::{moment_key, write_moment};
 use crate::shared::remote::Batch;
 
 /// Entries of a table up to which a new one is put in by a plain command. Other nodes do the same at
 /// the same time; the script's bound is 112, and at 128 the server would need more room.
-const ROOM: i64 = 96;
+const ENTRIES_MAX: i64 = 96;
 /// Tables of which it is known how full they are.
 const TABLES_MAX: usize = 1 << 17;
 /// Triplets of which it is known that nobody tried them.
@@ -26,13 +26,13 @@ const ABSENT_MAX: usize = 1 << 16;
 /// What is known of the tables for first tries.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    tables: HashMap<String, Table>,
+    tables: HashMap<Table, Room>,
     /// Triplets that were asked for and not found, and not noted since.
     absent: HashSet<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Table {
+struct Room {
     /// There are tables behind it.
     is_split: bool,
     entries: i64,
@@ -45,8 +45,8 @@ struct Table {
 pub(super) enum Source {
     /// Every node answers that itself.
     Nowhere,
-    /// The answers of plain commands from this place on, one a table, in a part.
-    Plain { part: usize, from: usize, tables: Vec<String> },
+    /// The answers of plain commands from this place on, one a table on the way to the last, in a part.
+    Plain { part: usize, from: usize, last: Table },
     /// The next answer of the script in a part.
     Script { part: usize },
 }
@@ -55,9 +55,10 @@ pub(super) enum Source {
 #[derive(Debug, Default)]
 pub(super) struct Trip {
     pub(super) part: usize,
-    pub(super) reads: Vec<Cmd>,
-    pub(super) inserts: Vec<Cmd>,
-    pub(super) script: Vec<Operation>,
+    pub(super) reads: Commands,
+    pub(super) inserts: Commands,
+    /// Operations, one behind the other.
+    pub(super) script: Command,
     since_ms: Option<u64>,
 }
 
@@ -91,13 +92,13 @@ impl Trips {
     }
 
     /// Puts an operation of the script at the end; says with which trip it goes.
-    pub(super) fn script(&mut self, now_ms: u64, operation: Operation) -> usize {
+    pub(super) fn script(&mut self, now_ms: u64, operation: &Operation) -> usize {
         let trip = self.trip(operation.part);
         if trip.since_ms != Some(now_ms) {
             trip.since_ms = Some(now_ms);
-            trip.script.push(Operation::now(trip.part, now_ms));
+            trip.script.append(&Operation::now(trip.part, now_ms).words);
         }
-        trip.script.push(operation);
+        trip.script.append(&operation.words);
         trip.part
     }
 }
@@ -127,18 +128,14 @@ fn changed(effect: &Effect) -> Option<(Kind, Key)> {
 }
 
 impl Known {
-    /// The tables in which a field may be, the last that is known last.
-    fn chain(&self, root: String, field: &[u8]) -> Vec<String> {
-        let mut tables = vec![root];
-        let nibbles = field.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-        for nibble in nibbles {
-            let is_split = |table: &String| self.tables.get(table).is_some_and(|it| it.is_split);
-            let Some(last) = tables.last().filter(|last| is_split(last)) else { break };
-            let mut next = last.clone();
-            next.push(char::from(b'A' + nibble));
-            tables.push(next);
+    /// The last table that is known in which a field may be.
+    fn last(&self, mut table: Table, field: Field) -> Table {
+        while self.tables.get(&table).is_some_and(|room| room.is_split)
+            && let Some(next) = table.next(field)
+        {
+            table = next;
         }
-        tables
+        table
     }
 
     /// Puts a batch into trips; says where the answer to each question of each job comes from.
@@ -158,7 +155,7 @@ impl Known {
                 if let Some((kind, key)) = read {
                     sources.push(self.read(names, trips, (kind, key)));
                 } else if let Some(operation) = Operation::question(names, question) {
-                    let part = trips.script(job.now_ms, operation);
+                    let part = trips.script(job.now_ms, &operation);
                     sources.push(Source::Script { part });
                 } else {
                     sources.push(Source::Nowhere);
@@ -172,36 +169,38 @@ impl Known {
                     continue;
                 }
                 if let Some(operation) = Operation::effect(names, job.now_ms, effect) {
-                    trips.script(job.now_ms, operation);
+                    trips.script(job.now_ms, &operation);
                 }
             }
         }
         for record in batch.news {
-            trips.script(0, Operation::news(names, record));
+            trips.script(0, &Operation::news(names, record));
         }
         all_sources
     }
 
     fn read(&self, names: &Names, trips: &mut Trips, (kind, key): (Kind, Key)) -> Source {
-        let (part, root, field) = names.place(kind, key);
-        let trip = trips.trip(part);
-        let from = trip.reads.len();
-        let tables = self.chain(root, &field);
+        let (first, field) = place(kind, key);
+        let trip = trips.trip(first.part());
+        let from = trip.reads.count;
+        let last = self.last(first, field);
         let wants_room = kind == Kind::Moment(Shelf::Greylisted);
-        for table in &tables {
-            let mut read = Cmd::with_capacity(5, 48);
-            read.arg("HMGET").arg(table).arg(field.as_slice()).arg("+");
+        for table in last.chain() {
+            let mut read = Command::new(b"HMGET");
+            names.push_table(table, &mut read);
+            read.push(field.bytes());
+            read.push(b"+");
             if wants_room {
-                read.arg("!");
+                read.push(b"!");
             }
-            trip.reads.push(read);
+            trip.reads.push(&read);
         }
-        if wants_room && let Some(last) = tables.last() {
-            let mut size = redis::cmd("HLEN");
-            size.arg(last);
-            trip.reads.push(size);
+        if wants_room {
+            let mut size = Command::new(b"HLEN");
+            names.push_table(last, &mut size);
+            trip.reads.push(&size);
         }
-        Source::Plain { part: trip.part, from, tables }
+        Source::Plain { part: trip.part, from, last }
     }
 
     /// Notes a first try by a plain command, if it is known that it is one and that there is room.
@@ -221,19 +220,21 @@ impl Known {
         if !self.absent.remove(&key.0) {
             return false;
         }
-        let (part, root, field) = names.place(Kind::Moment(shelf), key);
-        let Some(leaf) = self.chain(root, &field).pop() else { return false };
+        let (first, field) = place(Kind::Moment(shelf), key);
+        let last = self.last(first, field);
         let class = class_of(*keep_ms);
-        let Some(table) = self.tables.get_mut(&leaf) else { return false };
-        let lives = table.lives_ms >= now_ms.saturating_add(keep_of(class));
-        if table.is_split || !(1..ROOM).contains(&table.entries) || !lives {
+        let Some(room) = self.tables.get_mut(&last) else { return false };
+        let lives = room.lives_ms >= now_ms.saturating_add(keep_of(class));
+        if room.is_split || !(1..ENTRIES_MAX).contains(&room.entries) || !lives {
             return false;
         }
-        table.entries += 1;
+        room.entries += 1;
         let moment = mpp_engine::question::Moment { at_ms: now_ms, tries: (*mark).min(15) };
-        let mut insert = Cmd::with_capacity(4, 48);
-        insert.arg("HSETNX").arg(leaf).arg(field).arg(write_moment(moment, class));
-        trips.trip(part).inserts.push(insert);
+        let mut insert = Command::new(b"HSETNX");
+        names.push_table(last, &mut insert);
+        insert.push(field.bytes());
+        insert.push(&write_moment(moment, class));
+        trips.trip(first.part()).inserts.push(&insert);
         true
     }
 
@@ -242,24 +243,24 @@ impl Known {
     pub(super) fn found(
         &mut self,
         question: &Question,
-        tables: &[String],
-        answers: &[Value],
+        last: Table,
+        answers: &[Reply],
     ) -> Result<Option<Vec<u8>>, ()> {
         let mut found = None;
         let mut answers = answers.iter();
         let mut is_split = false;
         let mut lives_ms = 0;
-        for table in tables {
-            let Some(Value::Array(fields)) = answers.next() else { return Err(()) };
-            if let (Some(Value::BulkString(value)), None) = (fields.first(), &found) {
+        for table in last.chain() {
+            let Some(Reply::List(fields)) = answers.next() else { return Err(()) };
+            if let (Some(Reply::Text(value)), None) = (fields.first(), &found) {
                 found = Some(value.clone());
             }
-            is_split = matches!(fields.get(1), Some(Value::BulkString(_)));
+            is_split = matches!(fields.get(1), Some(Reply::Text(_)));
             if is_split {
-                self.table(table).is_split = true;
+                self.room(table).is_split = true;
             }
             lives_ms = match fields.get(2) {
-                Some(Value::BulkString(text)) => {
+                Some(Reply::Text(text)) => {
                     std::str::from_utf8(text).ok().and_then(|it| it.parse().ok()).unwrap_or(0)
                 }
                 _ => 0,
@@ -271,15 +272,13 @@ impl Known {
         if is_split {
             return Err(());
         }
-        if let (Question::Since { shelf: Shelf::Greylisted, key }, Some(last)) =
-            (question, tables.last())
-        {
+        if let Question::Since { shelf: Shelf::Greylisted, key } = question {
             let entries = match answers.next() {
-                Some(Value::Int(entries)) => *entries,
+                Some(Reply::Number(entries)) => *entries,
                 _ => 0,
             };
-            let table = self.table(last);
-            (table.entries, table.lives_ms) = (entries, lives_ms);
+            let room = self.room(last);
+            (room.entries, room.lives_ms) = (entries, lives_ms);
             if self.absent.len() >= ABSENT_MAX {
                 // Their first tries are noted by the script then.
                 self.absent.clear();
@@ -289,11 +288,11 @@ impl Known {
         Ok(None)
     }
 
-    fn table(&mut self, name: &str) -> &mut Table {
+    fn room(&mut self, table: Table) -> &mut Room {
         if self.tables.len() >= TABLES_MAX {
             // It is learnt again where there are entries.
             self.tables.clear();
         }
-        self.tables.entry(name.to_owned()).or_default()
+        self.tables.entry(table).or_default()
     }
 }

@@ -1,17 +1,16 @@
-//! A connection to a Redis, however its servers belong together.
+//! The way to a Redis, however its servers belong together.
 
 use std::time::Duration;
 
 use mpp_config::directory::tls::Tls;
 use mpp_config::store::{Redis, RedisServer, Topology};
-use redis::aio::MultiplexedConnection;
+use mpp_settings::Secret;
+use mpp_wire::resp::{Command, Decoder, Reply};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _,
-    Pipeline, RedisConnectionInfo, RedisError, TlsCertificates, Value,
-};
+use redis::{Cmd, ConnectionAddr, Pipeline, RedisError, TlsCertificates, Value};
 
+use super::line::{Line, Login};
 use crate::shared::remote::Trouble;
 
 /// One server may take so long to take a connection before the next is tried.
@@ -19,11 +18,32 @@ const CONNECT_MAX: Duration = Duration::from_millis(800);
 /// An answer that takes longer is given up with its connection.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
+/// Commands that go to a server at once.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Commands {
+    /// As they go over the line.
+    pub(super) bytes: Vec<u8>,
+    pub(super) count: usize,
+}
+
+impl Commands {
+    /// Puts one at the end.
+    pub(super) fn push(&mut self, command: &Command) {
+        command.write(&mut self.bytes);
+        self.count += 1;
+    }
+
+    /// Puts others at the end.
+    pub(super) fn append(&mut self, others: &Self) {
+        self.bytes.extend_from_slice(&others.bytes);
+        self.count += others.count;
+    }
+}
+
 /// A connection.
-#[derive(Clone)]
 pub(super) enum Link {
     /// To the one server that takes changes.
-    One(MultiplexedConnection),
+    One(Line),
     /// To all of a cluster.
     Cluster(ClusterConnection),
 }
@@ -62,19 +82,17 @@ impl Link {
         }
     }
 
-    /// Sends one command.
-    pub(super) async fn send(&mut self, command: &Cmd) -> Result<Value, RedisError> {
+    /// Sends commands, which in a cluster are all of one part; returns a reply to each.
+    pub(super) async fn send(&self, commands: &Commands) -> Result<Vec<Reply>, Trouble> {
         match self {
-            Self::One(link) => command.query_async(link).await,
-            Self::Cluster(link) => command.query_async(link).await,
-        }
-    }
-
-    /// Sends several commands at once; returns an answer each. All are of one part.
-    pub(super) async fn send_all(&mut self, commands: &Pipeline) -> Result<Vec<Value>, RedisError> {
-        match self {
-            Self::One(link) => commands.query_async(link).await,
-            Self::Cluster(link) => commands.query_async(link).await,
+            Self::One(line) => line.send(commands).await,
+            Self::Cluster(cluster) => {
+                let (commands, mut cluster) = (pipeline(commands), cluster.clone());
+                match commands.query_async::<Vec<Value>>(&mut cluster).await {
+                    Ok(values) => Ok(values.into_iter().map(reply).collect()),
+                    Err(error) => refused(&error).map(|reply| vec![reply]),
+                }
+            }
         }
     }
 
@@ -85,24 +103,25 @@ impl Link {
 
 /// A server that takes changes: of a pair the one that is the master.
 async fn master(settings: &Redis, server: &RedisServer) -> Result<Link, Trouble> {
-    let info = connection_info(settings, server)?;
-    let mut link = connect(settings, info).await?;
-    let role: Value = redis::cmd("ROLE").query_async(&mut link).await.map_err(said)?;
-    let is_master = matches!(&role, Value::Array(parts) if matches!(parts.first(),
-        Some(Value::BulkString(name)) if name == b"master"));
-    if is_master { Ok(Link::One(link)) } else { Err(Trouble("it is a replica".into())) }
+    let login = Login {
+        user: settings.user.as_deref(),
+        password: settings.password.as_ref().map(Secret::reveal),
+        database: settings.database,
+    };
+    let line = Line::open(settings, server, login).await?;
+    match ask(&line, &Command::new(b"ROLE")).await? {
+        Reply::List(parts) if parts.first() == Some(&Reply::Text(b"master".into())) => {
+            Ok(Link::One(line))
+        }
+        Reply::Error(text) => Err(Trouble(text)),
+        _ => Err(Trouble("it is a replica".into())),
+    }
 }
 
-async fn connect(settings: &Redis, info: ConnectionInfo) -> Result<MultiplexedConnection, Trouble> {
-    let client = if settings.security.tls == Tls::Require {
-        Client::build_with_tls(info, certificates(settings)).map_err(said)?
-    } else {
-        Client::open(info).map_err(said)?
-    };
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_MAX))
-        .set_response_timeout(Some(ANSWER_MAX));
-    client.get_multiplexed_async_connection_with_config(&config).await.map_err(said)
+async fn ask(line: &Line, command: &Command) -> Result<Reply, Trouble> {
+    let mut commands = Commands::default();
+    commands.push(command);
+    Ok(line.send(&commands).await?.pop().unwrap_or(Reply::Nil))
 }
 
 /// Where the master is, as a sentinel says.
@@ -111,17 +130,23 @@ async fn ask_sentinel(
     sentinel: &RedisServer,
     name: &str,
 ) -> Result<RedisServer, Trouble> {
-    let mut login = RedisConnectionInfo::default();
-    if let Some(password) = &settings.sentinel_password {
-        login = login.set_password(password.reveal());
+    let password = settings.sentinel_password.as_ref().map(Secret::reveal);
+    let line = Line::open(settings, sentinel, Login { user: None, password, database: 0 }).await?;
+    let question = Command::new(b"SENTINEL").word("get-master-addr-by-name").word(name);
+    match ask(&line, &question).await? {
+        Reply::List(parts) => {
+            let mut parts = parts.into_iter().filter_map(super::values::bytes);
+            let (host, port) = (parts.next(), parts.next());
+            let host = host.and_then(|host| String::from_utf8(host).ok());
+            let port = port.and_then(|port| std::str::from_utf8(&port).ok()?.parse().ok());
+            match (host, port) {
+                (Some(host), Some(port)) => Ok(RedisServer::Network(host, port)),
+                _ => Err(Trouble("what it says is no address".into())),
+            }
+        }
+        Reply::Error(text) => Err(Trouble(text)),
+        _ => Err(Trouble(format!("it knows no master `{name}`"))),
     }
-    let info = address(settings, sentinel).into_connection_info().map_err(said)?;
-    let mut link = connect(settings, info.set_redis_settings(login)).await?;
-    let mut question = redis::cmd("SENTINEL");
-    question.arg("get-master-addr-by-name").arg(name);
-    let found: Option<(String, u16)> = question.query_async(&mut link).await.map_err(said)?;
-    let (host, port) = found.ok_or_else(|| Trouble(format!("it knows no master `{name}`")))?;
-    Ok(RedisServer::Network(host, port))
 }
 
 async fn cluster(settings: &Redis) -> Result<Link, Trouble> {
@@ -138,15 +163,13 @@ async fn cluster(settings: &Redis) -> Result<Link, Trouble> {
         builder = builder.password(password.reveal());
     }
     if settings.security.tls == Tls::Require {
-        builder = builder.certs(certificates(settings)).tls(redis::cluster::TlsMode::Secure);
+        let root_cert = settings.security.ca.as_ref().map(|text| text.as_bytes().to_vec());
+        let certificates = TlsCertificates { client_tls: None, root_cert };
+        builder = builder.certs(certificates).tls(redis::cluster::TlsMode::Secure);
     }
+    let said = |error: RedisError| Trouble(error.to_string());
     let client = builder.build().map_err(said)?;
     Ok(Link::Cluster(client.get_async_connection().await.map_err(said)?))
-}
-
-fn certificates(settings: &Redis) -> TlsCertificates {
-    let root_cert = settings.security.ca.as_ref().map(|text| text.as_bytes().to_vec());
-    TlsCertificates { client_tls: None, root_cert }
 }
 
 fn address(settings: &Redis, server: &RedisServer) -> ConnectionAddr {
@@ -164,20 +187,45 @@ fn address(settings: &Redis, server: &RedisServer) -> ConnectionAddr {
     }
 }
 
-fn connection_info(settings: &Redis, server: &RedisServer) -> Result<ConnectionInfo, Trouble> {
-    let mut login = RedisConnectionInfo::default().set_db(settings.database.into());
-    if let Some(user) = &settings.user {
-        login = login.set_username(user);
+/// The same commands for a cluster's client, which must find out where each belongs.
+fn pipeline(commands: &Commands) -> Pipeline {
+    let mut pipeline = Pipeline::with_capacity(commands.count);
+    let (mut decoder, mut rest) = (Decoder::default(), commands.bytes.as_slice());
+    // A command is written as a list of its words, so it is read as one.
+    while let Ok((used, Some(Reply::List(words)))) = decoder.take(rest) {
+        rest = rest.get(used..).unwrap_or_default();
+        let mut command = Cmd::new();
+        for word in words.into_iter().filter_map(super::values::bytes) {
+            command.arg(word);
+        }
+        pipeline.add_command(command);
     }
-    if let Some(password) = &settings.password {
-        login = login.set_password(password.reveal());
-    }
-    let info = address(settings, server).into_connection_info().map_err(said)?;
-    Ok(info.set_redis_settings(login))
+    pipeline
 }
 
-/// What a server or the way to it says.
-#[allow(clippy::needless_pass_by_value, reason = "it stands where errors are mapped")]
-pub(super) fn said(error: RedisError) -> Trouble {
-    Trouble(error.to_string())
+/// What a cluster's client understood.
+fn reply(value: Value) -> Reply {
+    match value {
+        Value::Int(number) => Reply::Number(number),
+        Value::BulkString(bytes) => Reply::Text(bytes),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => {
+            Reply::Text(text.into_bytes())
+        }
+        Value::Okay => Reply::Text(b"OK".into()),
+        Value::Array(list) | Value::Set(list) => Reply::List(list.into_iter().map(reply).collect()),
+        Value::Map(pairs) => {
+            let both = pairs.into_iter().flat_map(|(name, value)| [name, value]);
+            Reply::List(both.map(reply).collect())
+        }
+        Value::ServerError(error) => Reply::Error(error.to_string()),
+        _ => Reply::Nil,
+    }
+}
+
+/// What a server refused is a reply; anything else is trouble with the way to it.
+fn refused(error: &RedisError) -> Result<Reply, Trouble> {
+    match error.code() {
+        Some(code) => Ok(Reply::Error(format!("{code} {}", error.detail().unwrap_or_default()))),
+        None => Err(Trouble(error.to_string())),
+    }
 }

@@ -1,19 +1,19 @@
 //! What a server's answers hold.
 
-use redis::Value;
+use mpp_wire::resp::Reply;
 
 use super::keys::read_block_field;
 use crate::record::{Bytes, Record, read_block_cell};
 
 /// An entry of the log: its number, and its fields.
-pub(super) fn entry(value: Value) -> Option<(String, Vec<Value>)> {
-    let mut parts = list(value).into_iter();
+pub(super) fn entry(reply: Reply) -> Option<(String, Vec<Reply>)> {
+    let mut parts = list(reply).into_iter();
     let id = String::from_utf8(bytes(parts.next()?)?).ok()?;
     Some((id, list(parts.next()?)))
 }
 
-pub(super) fn news_record(fields: &[Value]) -> Option<Record> {
-    let [Value::BulkString(name), Value::BulkString(text), ..] = fields else { return None };
+pub(super) fn news_record(fields: &[Reply]) -> Option<Record> {
+    let [Reply::Text(name), Reply::Text(text), ..] = fields else { return None };
     match name.as_slice() {
         b"b" => {
             let (field, cell) = text.split_at_checked(9)?;
@@ -25,26 +25,18 @@ pub(super) fn news_record(fields: &[Value]) -> Option<Record> {
     }
 }
 
-pub(super) fn list(value: Value) -> Vec<Value> {
-    match value {
-        Value::Array(list) | Value::Set(list) => list,
-        Value::Map(pairs) => pairs.into_iter().flat_map(|(name, value)| [name, value]).collect(),
-        _ => Vec::new(),
-    }
+pub(super) fn list(reply: Reply) -> Vec<Reply> {
+    if let Reply::List(list) = reply { list } else { Vec::new() }
 }
 
-pub(super) fn bytes(value: Value) -> Option<Vec<u8>> {
-    match value {
-        Value::BulkString(bytes) => Some(bytes),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text.into_bytes()),
-        _ => None,
-    }
+pub(super) fn bytes(reply: Reply) -> Option<Vec<u8>> {
+    if let Reply::Text(bytes) = reply { Some(bytes) } else { None }
 }
 
-pub(super) fn number(value: Value) -> Option<u64> {
-    match value {
-        Value::Int(number) => u64::try_from(number).ok(),
-        Value::BulkString(bytes) => std::str::from_utf8(&bytes).ok()?.parse().ok(),
+pub(super) fn number(reply: Reply) -> Option<u64> {
+    match reply {
+        Reply::Number(number) => u64::try_from(number).ok(),
+        Reply::Text(bytes) => std::str::from_utf8(&bytes).ok()?.parse().ok(),
         _ => None,
     }
 }
