@@ -28,8 +28,9 @@ use crate::listen::Connection;
 const READ_BYTES: usize = 16 * 1024;
 /// A peer that does not take its answer for so long is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Desks that a thread keeps for the next connection that speaks.
-const DESKS_MAX: usize = 4;
+/// Tables that a thread keeps for the next connections that speak; as many are in use at once while
+/// decisions wait for a store on a server.
+const TABLES_MAX: usize = 64;
 /// An output buffer larger than this after a burst is given back.
 const OUT_BYTES_KEPT: usize = 4 * 1024;
 /// Output buffers that a thread keeps.
@@ -71,7 +72,7 @@ fn borrow_table() -> Box<Table> {
 
 fn return_table(table: Box<Table>) {
     TABLES.with_borrow_mut(|tables| {
-        if tables.len() < DESKS_MAX {
+        if tables.len() < TABLES_MAX {
             tables.push(table);
         }
     });

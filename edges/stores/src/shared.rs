@@ -17,6 +17,7 @@ use mpp_engine::question::{Answer, Effect, Moment, Question, Shelf};
 use mpp_hub::store::{BlockRow, Counts, Health, Later, Store, StoreError};
 use tokio::sync::Notify;
 
+use self::courier::ring_when_idle;
 pub(crate) use self::queue::is_dear_shelf;
 use self::queue::{Queue, told_later};
 use self::remote::Connector;
@@ -80,6 +81,10 @@ pub struct SharedStore {
 pub(crate) struct Line {
     queue: Mutex<Queue>,
     wake: Notify,
+    /// What waits is to go: a thread that asked has nothing else to do.
+    is_rung: AtomicBool,
+    /// Whoever talks to the server has nothing to do, and would not look for more soon.
+    is_resting: AtomicBool,
     /// The node goes on alone.
     is_away: AtomicBool,
     /// What is added to this machine's time.
@@ -123,6 +128,12 @@ impl Line {
         } else {
             at_ms.saturating_add_signed(-self.offset_ms.load(Ordering::Relaxed))
         }
+    }
+
+    /// What waits is to go to the server now.
+    fn ring(&self) {
+        self.is_rung.store(true, Ordering::Release);
+        self.wake.notify_one();
     }
 
     /// The node goes on alone from now on.
@@ -259,9 +270,13 @@ impl Drop for SharedStore {
     }
 }
 
-/// Blocks are answered by the copy.
+/// Blocks, proven identities and correspondents are answered by the copy: it has all of them.
 fn is_remote(question: &Question) -> bool {
-    !matches!(question, Question::Blocked { .. })
+    match question {
+        Question::Blocked { .. } => false,
+        Question::Since { shelf, .. } => !is_dear_shelf(*shelf),
+        _ => true,
+    }
 }
 
 impl Store for SharedStore {
@@ -291,8 +306,13 @@ impl Store for SharedStore {
             return None;
         }
         let theirs = queue.ask(now_ms, asked, afterwards);
+        let has_enough = queue.has_enough();
         drop(queue);
-        self.line.wake.notify_one();
+        if has_enough {
+            self.line.wake.notify_one();
+        } else {
+            ring_when_idle(&self.line);
+        }
         Some(Box::pin(async move {
             if let Some(theirs) = theirs.await {
                 self.merge(questions, theirs, answers);
@@ -313,11 +333,11 @@ impl Store for SharedStore {
         // Under the lock: what other nodes did comes either before all of it or after.
         let mut queue = lock(&self.line.queue);
         for effect in &told {
-            if let Effect::Remember { shelf, key, keep_ms, again, .. } = effect
+            if let Effect::Remember { shelf, key, keep_ms, again, mark } = effect
                 && is_dear_shelf(*shelf)
                 && self.copy.is_news((*shelf, *key), *again, (now_ms, *keep_ms))
             {
-                let moment = Moment { at_ms: now_ms, tries: 0 };
+                let moment = Moment { at_ms: now_ms, tries: (*mark).min(15) };
                 queue.news.push(Record::Moment {
                     shelf: *shelf,
                     key: cells::moment_key(*shelf, *key),
@@ -335,7 +355,10 @@ impl Store for SharedStore {
         self.copy.perform(now_ms, &told);
         queue.change(now_ms, Vec::new(), told);
         drop(queue);
-        self.line.wake.notify_one();
+        // Nobody waits for it: it goes with the next questions, or soon without any.
+        if self.line.is_resting.load(Ordering::Acquire) {
+            self.line.wake.notify_one();
+        }
     }
 
     fn settle(&self) -> Result<(), StoreError> {

@@ -5,15 +5,20 @@
 //! a batch has answered, and calls it once.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use mpp_engine::question::Answer;
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::yield_now;
 
-use super::lock;
+use super::{Line, lock};
+
+/// Rounds of the event loop that a bell waits at the most while there is always more to do.
+const ROUNDS_MAX: u32 = 8;
 
 thread_local! {
     static OWN: RefCell<Option<Arc<Courier>>> = const { RefCell::new(None) };
@@ -24,6 +29,10 @@ thread_local! {
 pub(super) struct Courier {
     /// Who is to be woken.
     to_wake: Mutex<Vec<Waker>>,
+    /// Who is to hear of it when this thread has nothing else to do.
+    bells: Mutex<Vec<Arc<Line>>>,
+    /// How often this thread has asked or changed something.
+    done: AtomicU64,
     /// The courier's own task.
     own: Mutex<Option<Waker>>,
     /// Its runtime has ended.
@@ -42,7 +51,7 @@ impl Courier {
                 return Some(Arc::clone(courier));
             }
             let courier = Arc::new(Self::default());
-            handle.spawn(Round(Arc::clone(&courier)));
+            handle.spawn(Arc::clone(&courier).go_round(Leaving(Arc::clone(&courier))));
             *own = Some(Arc::clone(&courier));
             Some(courier)
         })
@@ -54,27 +63,72 @@ impl Courier {
             own.wake();
         }
     }
-}
 
-/// The courier's task, for as long as its runtime lives.
-struct Round(Arc<Courier>);
+    /// The courier's task, for as long as its runtime lives.
+    async fn go_round(self: Arc<Self>, _leaving: Leaving) {
+        loop {
+            poll_fn(|context| self.poll_work(context)).await;
+            self.wake_all();
+            self.ring().await;
+        }
+    }
 
-impl Future for Round {
-    type Output = ();
+    fn poll_work(&self, context: &mut Context<'_>) -> Poll<()> {
+        *lock(&self.own) = Some(context.waker().clone());
+        let has_work = !lock(&self.to_wake).is_empty() || !lock(&self.bells).is_empty();
+        if has_work { Poll::Ready(()) } else { Poll::Pending }
+    }
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        *lock(&self.0.own) = Some(context.waker().clone());
-        let to_wake = std::mem::take(&mut *lock(&self.0.to_wake));
+    fn wake_all(&self) {
+        let to_wake = std::mem::take(&mut *lock(&self.to_wake));
         // On their own thread that is no system call.
         to_wake.into_iter().for_each(Waker::wake);
-        Poll::Pending
+    }
+
+    /// Rings when a round of the event loop has brought nothing new, or after some rounds.
+    async fn ring(&self) {
+        for _ in 0..ROUNDS_MAX {
+            if lock(&self.bells).is_empty() {
+                return;
+            }
+            let before = self.done.load(Ordering::Relaxed);
+            // Behind all that is ready, and what the event loop finds then.
+            yield_now().await;
+            let has_more = !lock(&self.to_wake).is_empty();
+            self.wake_all();
+            if !has_more && self.done.load(Ordering::Relaxed) == before {
+                break;
+            }
+        }
+        for line in std::mem::take(&mut *lock(&self.bells)) {
+            line.ring();
+        }
     }
 }
 
-impl Drop for Round {
+/// Says that the courier's runtime has ended, when that drops its task.
+struct Leaving(Arc<Courier>);
+
+impl Drop for Leaving {
     fn drop(&mut self) {
         self.0.is_gone.store(true, Ordering::Release);
     }
+}
+
+/// Rings as soon as this thread has done what is ready: what it asks until then goes in one batch.
+pub(super) fn ring_when_idle(line: &Arc<Line>) {
+    let Some(courier) = Courier::of_this_thread() else {
+        line.ring();
+        return;
+    };
+    courier.done.fetch_add(1, Ordering::Relaxed);
+    let mut bells = lock(&courier.bells);
+    if bells.iter().any(|known| Arc::ptr_eq(known, line)) {
+        return;
+    }
+    bells.push(Arc::clone(line));
+    drop(bells);
+    courier.call();
 }
 
 /// Couriers with something to carry.

@@ -4,7 +4,7 @@
 //! proven identities are few, first tries and counts are many and soon worth nothing.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::courier::{Asker, Reply, channel};
 use super::remote::Job;
@@ -15,6 +15,8 @@ use mpp_engine::question::{Answer, Effect, Question, Shelf};
 const BYTES_MAX: usize = 48 << 20;
 /// Of these, cheap ones.
 const CHEAP_BYTES_MAX: usize = 32 << 20;
+/// Questions that are worth a trip of their own.
+const ENOUGH: usize = 16;
 /// What a job takes beside what it holds.
 const JOB_BYTES: usize = size_of::<Waiting>();
 
@@ -42,6 +44,8 @@ impl Waiting {
 pub(super) struct Queue {
     waiting: VecDeque<Waiting>,
     bytes: usize,
+    /// Jobs that somebody waits for.
+    asking: usize,
     /// What other nodes are to know of.
     pub(super) news: Vec<Record>,
     /// Changes that were dropped because too many waited.
@@ -60,6 +64,7 @@ impl Queue {
     ) -> Reply {
         let (asker, answers) = channel();
         let job = Job { now_ms, questions, effects: Vec::new() };
+        self.asking += 1;
         self.push(Waiting { job, asker: Some(asker), since: Instant::now(), afterwards });
         answers
     }
@@ -104,6 +109,7 @@ impl Queue {
         while self.bytes > BYTES_MAX
             && let Some(gone) = self.waiting.pop_front()
         {
+            self.asking -= usize::from(gone.asker.is_some());
             self.bytes -= bytes_of(&gone.job);
             self.close_blocks(&gone.job);
         }
@@ -114,6 +120,7 @@ impl Queue {
     pub(super) fn take(&mut self, most: usize) -> Vec<Waiting> {
         let taken: Vec<Waiting> = self.waiting.drain(..most.min(self.waiting.len())).collect();
         self.bytes -= taken.iter().map(|waiting| bytes_of(&waiting.job)).sum::<usize>();
+        self.asking -= taken.iter().filter(|waiting| waiting.asker.is_some()).count();
         if self.waiting.is_empty() && self.waiting.capacity() > 1 << 16 {
             self.waiting = VecDeque::new();
         }
@@ -129,7 +136,7 @@ impl Queue {
     /// Lets all who wait go on without the server. What they counted still waits to be told.
     pub(super) fn release(&mut self) {
         self.waiting.iter_mut().for_each(Waiting::release);
-        self.bytes = 0;
+        (self.bytes, self.asking) = (0, 0);
         let bytes = &mut self.bytes;
         self.waiting.retain(|waiting| {
             let is_kept = !waiting.job.questions.is_empty() || !waiting.job.effects.is_empty();
@@ -141,6 +148,16 @@ impl Queue {
     /// How long the one has waited who has waited longest.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.waiting.iter().find(|waiting| waiting.asker.is_some()).map(|waiting| waiting.since)
+    }
+
+    /// So many wait for an answer that nothing is gained by waiting for more.
+    pub(super) fn has_enough(&self) -> bool {
+        self.asking >= ENOUGH
+    }
+
+    /// Whether something has waited that long.
+    pub(super) fn has_waited(&self, time: Duration) -> bool {
+        self.waiting.front().is_some_and(|first| first.since.elapsed() >= time)
     }
 
     pub(super) fn len(&self) -> usize {

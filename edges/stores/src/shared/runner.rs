@@ -33,6 +33,8 @@ const NEWS_EVERY: Duration = Duration::from_millis(200);
 const COUNTS_EVERY: Duration = Duration::from_millis(200);
 /// How often the askers' deadlines are looked at while a request is under way.
 const WATCH_EVERY: Duration = Duration::from_millis(20);
+/// What waits goes after so long even if nobody rings: who asked is busy with something else.
+const BELL_MAX: Duration = Duration::from_millis(2);
 /// Times to wait before the server is tried again: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Clocks that differ by less are left alone, in milliseconds.
@@ -193,12 +195,7 @@ impl Runner {
                     self.try_to_come_back(remote).await?;
                     continue;
                 }
-                let due = self.news_due.min(self.sweep_due);
-                let due = tokio::time::sleep_until(due.max(Instant::now()).into());
-                tokio::select! {
-                    () = self.line.wake.notified() => {}
-                    () = due => {}
-                }
+                self.rest().await;
                 continue;
             }
             self.unsure = Some((jobs, news));
@@ -209,14 +206,39 @@ impl Runner {
         }
     }
 
+    /// Waits until there may be something to do.
+    async fn rest(&self) {
+        let due = self.news_due.min(self.sweep_due).max(Instant::now());
+        self.line.is_resting.store(true, Ordering::SeqCst);
+        let soon = if lock(&self.line.queue).len() > 0 {
+            self.line.is_resting.store(false, Ordering::SeqCst);
+            due.min(Instant::now() + BELL_MAX)
+        } else {
+            due
+        };
+        tokio::select! {
+            () = self.line.wake.notified() => {}
+            () = tokio::time::sleep_until(soon.into()) => {}
+        }
+        self.line.is_resting.store(false, Ordering::SeqCst);
+    }
+
     /// What is to be sent next, and who waits until everything was.
     #[allow(clippy::type_complexity, reason = "three parts of one look under the lock")]
     fn next_batch(
         &mut self,
     ) -> (Vec<Waiting>, Vec<Record>, Vec<std::sync::mpsc::Sender<Result<(), String>>>) {
         let settling = std::mem::take(&mut *lock(&self.line.settling));
+        let is_rung = self.line.is_rung.swap(false, Ordering::AcqRel);
+        let is_away = self.line.is_away.load(Ordering::Acquire);
         let mut queue = lock(&self.line.queue);
-        (queue.take(BATCH_MAX), std::mem::take(&mut queue.news), settling)
+        let is_due = is_rung || is_away || !settling.is_empty() || queue.has_enough();
+        if !is_due && !queue.has_waited(BELL_MAX) {
+            return (Vec::new(), Vec::new(), settling);
+        }
+        let jobs = queue.take(BATCH_MAX);
+        self.line.is_rung.fetch_or(queue.len() > 0, Ordering::AcqRel);
+        (jobs, std::mem::take(&mut queue.news), settling)
     }
 
     /// Sends the batch that may not have been done yet.
