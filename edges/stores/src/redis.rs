@@ -37,7 +37,7 @@ mod values;
 /// What the server runs.
 const SCRIPT: &str = include_str!("redis/store.lua");
 /// The form of what is on the server; another one is refused.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// Entries of the log that are read at once.
 const NEWS_MAX: u64 = 1_000;
 /// Tables that one call sweeps: a millisecond of the server's time.
@@ -197,10 +197,12 @@ impl Server {
                     Source::Script { part } => {
                         answered.get_mut(part).and_then(|(_, script)| script.next())
                     }
-                    Source::Plain { part, from, last } => {
+                    Source::Plain { part, from, last, asks_room } => {
                         let answers = answered.get(part).and_then(|(all, _)| all.get(*from..));
                         let answers = answers.unwrap_or_default();
-                        if let Ok(found) = known.found(question, *last, answers) {
+                        if let Ok(found) =
+                            known.found(question, (*last, *asks_room), answers, job.now_ms)
+                        {
                             Some(found.map_or(Reply::Nil, Reply::Text))
                         } else {
                             again.push((done.answers.len(), of_job.len(), question, job.now_ms));

@@ -18,6 +18,11 @@ use crate::shared::remote::Batch;
 /// Entries of a table up to which a new one is put in by a plain command. Other nodes do the same at
 /// the same time; the script's bound is 112, and at 128 the server would need more room.
 const ENTRIES_MAX: i64 = 96;
+/// A table with fewer is not asked how full it is more often than every [`ROOM_MS`].
+const ENTRIES_FEW: i64 = 72;
+/// So long other nodes cannot fill a table in which there was much room, in milliseconds: it would take
+/// a hundred thousand first tries a second.
+const ROOM_MS: u64 = 4_000;
 /// Tables of which it is known how full they are.
 const TABLES_MAX: usize = 1 << 17;
 /// Triplets of which it is known that nobody tried them.
@@ -36,6 +41,8 @@ struct Room {
     /// There are tables behind it.
     is_split: bool,
     entries: i64,
+    /// When that was asked.
+    asked_ms: u64,
     /// Until when it lives at least, in milliseconds since 1970.
     lives_ms: u64,
 }
@@ -45,8 +52,9 @@ struct Room {
 pub(super) enum Source {
     /// Every node answers that itself.
     Nowhere,
-    /// The answers of plain commands from this place on, one a table on the way to the last, in a part.
-    Plain { part: usize, from: usize, last: Table },
+    /// The answers of plain commands from this place on, one a table on the way to the last, in a part;
+    /// and behind them how full the last is, if that was asked.
+    Plain { part: usize, from: usize, last: Table, asks_room: bool },
     /// The next answer of the script in a part.
     Script { part: usize },
 }
@@ -153,7 +161,7 @@ impl Known {
                 let read = plain(question)
                     .filter(|(kind, key)| !written.contains(&(kind.letter(), key.0)));
                 if let Some((kind, key)) = read {
-                    sources.push(self.read(names, trips, (kind, key)));
+                    sources.push(self.read(names, trips, (kind, key), job.now_ms));
                 } else if let Some(operation) = Operation::question(names, question) {
                     let part = trips.script(job.now_ms, &operation);
                     sources.push(Source::Script { part });
@@ -179,28 +187,39 @@ impl Known {
         all_sources
     }
 
-    fn read(&self, names: &Names, trips: &mut Trips, (kind, key): (Kind, Key)) -> Source {
+    fn read(
+        &self,
+        names: &Names,
+        trips: &mut Trips,
+        (kind, key): (Kind, Key),
+        now_ms: u64,
+    ) -> Source {
         let (first, field) = place(kind, key);
         let trip = trips.trip(first.part());
         let from = trip.reads.count;
         let last = self.last(first, field);
-        let wants_room = kind == Kind::Moment(Shelf::Greylisted);
+        let asks_room = kind == Kind::Moment(Shelf::Greylisted) && self.may_be_full(last, now_ms);
         for table in last.chain() {
             let mut read = Command::new(b"HMGET");
             names.push_table(table, &mut read);
             read.push(field.bytes());
-            read.push(b"+");
-            if wants_room {
-                read.push(b"!");
-            }
+            read.push(b"!");
             trip.reads.push(&read);
         }
-        if wants_room {
+        if asks_room {
             let mut size = Command::new(b"HLEN");
             names.push_table(last, &mut size);
             trip.reads.push(&size);
         }
-        Source::Plain { part: trip.part, from, last }
+        Source::Plain { part: trip.part, from, last, asks_room }
+    }
+
+    /// Whether it must be asked how full a table is before something is put in.
+    fn may_be_full(&self, table: Table, now_ms: u64) -> bool {
+        self.tables.get(&table).is_none_or(|room| {
+            let age_ms = now_ms.checked_sub(room.asked_ms);
+            !(1..ENTRIES_FEW).contains(&room.entries) || age_ms.is_none_or(|age| age >= ROOM_MS)
+        })
     }
 
     /// Notes a first try by a plain command, if it is known that it is one and that there is room.
@@ -243,8 +262,9 @@ impl Known {
     pub(super) fn found(
         &mut self,
         question: &Question,
-        last: Table,
+        (last, asks_room): (Table, bool),
         answers: &[Reply],
+        now_ms: u64,
     ) -> Result<Option<Vec<u8>>, ()> {
         let mut found = None;
         let mut answers = answers.iter();
@@ -255,16 +275,15 @@ impl Known {
             if let (Some(Reply::Text(value)), None) = (fields.first(), &found) {
                 found = Some(value.clone());
             }
-            is_split = matches!(fields.get(1), Some(Reply::Text(_)));
+            let lives = match fields.get(1) {
+                Some(Reply::Text(text)) => std::str::from_utf8(text).unwrap_or_default(),
+                _ => "",
+            };
+            is_split = lives.starts_with('+');
             if is_split {
                 self.room(table).is_split = true;
             }
-            lives_ms = match fields.get(2) {
-                Some(Reply::Text(text)) => {
-                    std::str::from_utf8(text).ok().and_then(|it| it.parse().ok()).unwrap_or(0)
-                }
-                _ => 0,
-            };
+            lives_ms = lives.trim_start_matches('+').parse().unwrap_or(0);
         }
         if found.is_some() {
             return Ok(found);
@@ -273,12 +292,13 @@ impl Known {
             return Err(());
         }
         if let Question::Since { shelf: Shelf::Greylisted, key } = question {
-            let entries = match answers.next() {
-                Some(Reply::Number(entries)) => *entries,
-                _ => 0,
-            };
             let room = self.room(last);
-            (room.entries, room.lives_ms) = (entries, lives_ms);
+            room.lives_ms = lives_ms;
+            if asks_room {
+                let entries = answers.next();
+                room.entries = if let Some(Reply::Number(it)) = entries { *it } else { 0 };
+                room.asked_ms = now_ms;
+            }
             if self.absent.len() >= ABSENT_MAX {
                 // Their first tries are noted by the script then.
                 self.absent.clear();

@@ -8,8 +8,9 @@
 -- chosen by the next four bits of the field; what is in it stays. So a field is looked for in one
 -- table, and with ten million entries in two.
 --
--- "+" in a table: there are tables behind it. "!" in it: until when it must live, as a backstop for a
--- store that nobody sweeps. A value that is too long for a short field has a key of its own, and the
+-- "!" in a table: until when it must live, as a backstop for a store that nobody sweeps, with a "+" before
+-- it if there are tables behind it. To look for a field that is not there takes longer the more there
+-- are, so both are in one. A value that is too long for a short field has a key of its own, and the
 -- field says "*".
 
 local ROOM, SHORT, GRACE_S = 112, 60, 600
@@ -35,13 +36,15 @@ local function keep_of(class)
   return keeps[class]
 end
 
+-- Whether there are tables behind one of which "!" says this.
+local function is_split(lives) return lives and lives:byte() == 43 end
+
 -- The table that has the field with its value, else the one where it belongs.
 local function seek(root, field)
   local at, depth = root, 0
   while true do
-    local found = call('HMGET', at, field, '+', '!')
-    if found[1] then return at, found[1], found[3] end
-    if not found[2] then return at, false, found[3] end
+    local found = call('HMGET', at, field, '!')
+    if found[1] or not is_split(found[2]) then return at, found[1], found[2] end
     local byte = field:byte(math.floor(depth / 2) % #field + 1)
     local nibble = depth % 2 == 0 and math.floor(byte / 16) or byte % 16
     at = at .. string.char(65 + nibble)
@@ -55,7 +58,7 @@ local function put(root, field, value, keep, at, before, lives)
   if not before then
     local size = call('HLEN', at)
     if size >= ROOM and #at - #root < 2 * #field then
-      call('HSET', at, '+', '')
+      call('HSET', at, '!', '+' .. (lives or '0'))
       return put(root, field, value, keep, seek(root, field))
     end
     if size == 0 then call('SADD', root:match('^[^}]*}') .. 't', at) end
@@ -71,7 +74,7 @@ local function put(root, field, value, keep, at, before, lives)
   local till = now + keep
   if not lives or tonumber(lives) < till then
     local longer = till + math.floor(keep / 4)
-    call('HSET', at, '!', string.format('%.0f', longer))
+    call('HSET', at, '!', string.format(is_split(lives) and '+%.0f' or '%.0f', longer))
     call('PEXPIRE', at, string.format('%.0f', longer - now + GRACE_S * 1000))
   end
 end
@@ -345,10 +348,12 @@ local operations = {
   -- Drops what has run out of a table; how much did, and whether the table stays.
   W = function(i)
     local at, kind = ARGV[i + 1], ARGV[i + 2]
-    local all, gone, left, has_more = call('HGETALL', at), 0, 0, false
+    local all, gone, left, lives = call('HGETALL', at), 0, 0, false
     for n = 1, #all, 2 do
       local field, value = all[n], all[n + 1]
-      if field ~= '+' and field ~= '!' then
+      if field == '!' then
+        lives = value
+      else
         local cell = value
         if value == '*' then cell = call('GET', at .. '*' .. field) end
         local ends = 0
@@ -377,15 +382,17 @@ local operations = {
         else
           left = left + 1
         end
-      elseif field == '+' then
-        for nibble = 0, 15 do
-          if call('EXISTS', at .. string.char(65 + nibble)) == 1 then
-            has_more = true
-            break
-          end
-        end
-        if not has_more then call('HDEL', at, '+') end
       end
+    end
+    local has_more = false
+    if is_split(lives) then
+      for nibble = 0, 15 do
+        if call('EXISTS', at .. string.char(65 + nibble)) == 1 then
+          has_more = true
+          break
+        end
+      end
+      if not has_more then call('HSET', at, '!', lives:sub(2)) end
     end
     local stays = 1
     if left == 0 and not has_more then
@@ -403,7 +410,7 @@ operations.K = function(i)
   for _, at in ipairs(call('SMEMBERS', ARGV[i + 1])) do
     local size = call('HLEN', at)
     if size > 0 then
-      size = size - call('HEXISTS', at, '+') - call('HEXISTS', at, '!')
+      size = size - call('HEXISTS', at, '!')
     else
       call('SREM', ARGV[i + 1], at)
     end

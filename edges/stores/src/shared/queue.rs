@@ -16,7 +16,7 @@ const BYTES_MAX: usize = 48 << 20;
 /// Of these, cheap ones.
 const CHEAP_BYTES_MAX: usize = 32 << 20;
 /// Questions that are worth a trip of their own.
-const ENOUGH: usize = 16;
+const ENOUGH: usize = 32;
 /// What a job takes beside what it holds.
 const JOB_BYTES: usize = size_of::<Waiting>();
 
