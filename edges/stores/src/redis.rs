@@ -400,7 +400,10 @@ impl Remote for Server {
 
     fn put(&self, records: Vec<Record>) -> Waiting<'_, ()> {
         Box::pin(async move {
-            self.run(records.iter().map(|it| Operation::record(&self.names, it))).await?;
+            let put = records.iter().map(|it| Operation::record(&self.names, it));
+            let told = records.iter().filter(|it| shared::is_dear_moment(it));
+            let told = told.map(|it| (0, Operation::news(&self.names, it)));
+            self.run(put.chain(told)).await?;
             Ok(())
         })
     }

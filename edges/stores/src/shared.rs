@@ -270,6 +270,14 @@ impl Drop for SharedStore {
     }
 }
 
+/// Whether it says something of what every node keeps, besides blocks.
+pub(crate) fn is_dear_moment(record: &Record) -> bool {
+    match record {
+        Record::Moment { shelf, .. } | Record::Forget { shelf, .. } => is_dear_shelf(*shelf),
+        _ => false,
+    }
+}
+
 /// Blocks, proven identities and correspondents are answered by the copy: it has all of them.
 fn is_remote(question: &Question) -> bool {
     match question {

@@ -12,7 +12,7 @@ use mpp_tests::real::wire::{Fault, Wire};
 use crate::faults::{begin, holds};
 use crate::{MPP, health, lets_through, settings, wait_for_store};
 
-fn mariadb() -> MariaDb {
+pub(crate) fn mariadb() -> MariaDb {
     let server = MariaDb::start(&[]);
     server.run(
         "CREATE DATABASE mpp; CREATE USER mpp@'%'; \
@@ -21,11 +21,11 @@ fn mariadb() -> MariaDb {
     server
 }
 
-fn on_mariadb(place: &str) -> String {
+pub(crate) fn on_mariadb(place: &str) -> String {
     format!("kind = \"sql\"\nservers = [\"mysql://mpp@{place}/mpp\"]\n")
 }
 
-fn on_postgres(place: &str) -> String {
+pub(crate) fn on_postgres(place: &str) -> String {
     format!("kind = \"sql\"\nservers = [\"postgres://postgres@{place}/postgres\"]\n")
 }
 

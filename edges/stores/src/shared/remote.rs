@@ -106,7 +106,8 @@ pub(crate) trait Remote: Send + Sync {
     /// to ask for next, or nothing behind the last page.
     fn page(&self, from: u64, wanted: Wanted) -> Waiting<'_, (Vec<Record>, Option<u64>)>;
 
-    /// Puts states in place as they are: what another store held.
+    /// Puts states in place as they are: what another store held. What every node has goes to the log
+    /// as well.
     fn put(&self, records: Vec<Record>) -> Waiting<'_, ()>;
 
     /// Drops what has run out, a bounded piece from there on; says how much left and where to go on,

@@ -11,6 +11,7 @@ use super::names::{BUCKETS_MAX, Bucket, Kind, Name, SUMS, read_node, write_node}
 use super::schema;
 use super::work::{Needs, Work};
 use crate::record::{Bytes, Record};
+use crate::shared::is_dear_moment;
 use crate::shared::remote::{Batch, Cursor, Exchanged, Meta, News, Trouble};
 
 /// A batch that others get in the way of is done anew so often.
@@ -253,6 +254,9 @@ impl State {
         self.know(&mut work, &buckets, (needs, &head), None).await?;
         for record in records {
             work.record(record);
+            if is_dear_moment(record) {
+                work.news(record);
+            }
         }
         self.write(work, &head).await
     }
