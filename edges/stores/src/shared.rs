@@ -1,8 +1,8 @@
 //! A store that several nodes share, and how a node goes on without it.
 //!
 //! Each node keeps a copy of its own: an embedded store that sees all that the node sees. A decision is
-//! made by what the server answers, in one trip; blocks alone are answered from the copy, which hears
-//! of those of other nodes within a fraction of a second. If the server does not answer in time the
+//! made by what the server answers, in one trip; blocks, proven identities and correspondents are
+//! answered from the copy, which hears of those of other nodes within a fraction of a second. If the server does not answer in time the
 //! copy's answer holds, and the node goes on alone until the server is back. What it learnt meanwhile
 //! waits in a bounded queue and is told then, each batch once: the server knows the number of the last
 //! batch of each node.
