@@ -14,7 +14,7 @@ const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
 /// The port on its own address.
 pub const PORT: u16 = 5432;
 /// It refuses to run as root; this is the account `nobody`.
-const ACCOUNT: u32 = 65534;
+pub const ACCOUNT: u32 = 65534;
 
 /// A running PostgreSQL; killed when dropped.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ mod faults;
 mod moving;
 mod nodes;
 mod sql;
+mod tls;
 
 use mpp_tests::real::daemon::Daemon;
 use mpp_tests::real::policy::rcpt;

@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mpp_tests::real::address;
-use mpp_tests::real::ca::Authority;
 use mpp_tests::real::mail_host::MailHost;
 use mpp_tests::real::policy::request;
 use mpp_tests::real::redis::Redis;
@@ -146,41 +145,4 @@ fn the_account_that_the_document_shows_is_enough() {
     let status = node.json(&["status"]);
     assert_eq!(status.pointer("/store/health"), Some(&serde_json::json!("good")), "{status}");
     assert_eq!(redis.ask(&["ACL", "LOG"]).trim(), "", "nothing was denied");
-}
-
-#[test]
-fn over_tls_only_a_server_with_the_right_certificate_is_trusted() {
-    let (authority, stranger) = (Authority::new(), Authority::new());
-    let host = address();
-    let start = |names: &[&str]| {
-        let certificate = authority.sign(names);
-        let path = |file: &std::path::Path| file.display().to_string();
-        let (pem, key) = (path(&certificate.certificate), path(&certificate.key));
-        let files = ["--tls-cert-file", &pem, "--tls-key-file", &key, "--tls-ca-cert-file", &pem];
-        let port = ["--tls-port", "6380", "--tls-auth-clients", "no"];
-        (Redis::start_at(&host, &[port.as_slice(), files.as_slice()].concat()), certificate)
-    };
-    let redis = start(&["DNS:redis.test.example"]);
-    let with = |authority: &Authority, server: &str| {
-        let store = format!(
-            "kind = \"redis\"\nservers = [\"{server}:6380\"]\ntls = \"require\"\n\
-             ca = \"file:ca.pem\"\n"
-        );
-        let node = mpp_tests::real::daemon::Daemon::new(MPP, &address(), &settings(&store));
-        node.write("ca.pem", &authority.text());
-        node
-    };
-    // The certificate is for a name, not for the address.
-    let said = with(&authority, &host).refused();
-    assert!(said.contains("shared store"), "{said}");
-    let said = with(&stranger, &host).refused();
-    assert!(said.contains("shared store"), "{said}");
-    drop(redis);
-    let redis = start(&[&format!("IP:{host}")]);
-    let mut node = with(&authority, &host);
-    node.launch();
-    assert!(!lets_through(&node, "192.0.2.1", "a@b.example"));
-    let said = with(&stranger, &host).refused();
-    assert!(said.contains("shared store"), "{said}");
-    drop(redis);
 }

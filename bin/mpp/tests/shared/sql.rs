@@ -14,11 +14,16 @@ use crate::{MPP, health, lets_through, settings, wait_for_store};
 
 pub(crate) fn mariadb() -> MariaDb {
     let server = MariaDb::start(&[]);
+    prepare(&server);
+    server
+}
+
+/// Makes the database of a store, and its account.
+pub(crate) fn prepare(server: &MariaDb) {
     server.run(
         "CREATE DATABASE mpp; CREATE USER mpp@'%'; \
          GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, DROP ON mpp.* TO mpp@'%'",
     );
-    server
 }
 
 pub(crate) fn on_mariadb(place: &str) -> String {
