@@ -1,8 +1,9 @@
-//! How answers reach those who wait for them: many with one call.
+//! How questions and answers go between threads: many with one call.
 //!
 //! Waking a task of another thread's runtime is a system call each time. So a thread whose decisions
 //! wait has a courier, a task of its own runtime: the thread that talks to the server hands it all that
-//! a batch has answered, and calls it once.
+//! a batch has answered, and calls it once. The other way it rings once for all that its thread has
+//! asked, when that has nothing else to do.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -31,8 +32,8 @@ pub(super) struct Courier {
     to_wake: Mutex<Vec<Waker>>,
     /// Who is to hear of it when this thread has nothing else to do.
     bells: Mutex<Vec<Arc<Line>>>,
-    /// How often this thread has asked or changed something.
-    done: AtomicU64,
+    /// How often this thread has asked.
+    asked: AtomicU64,
     /// The courier's own task.
     own: Mutex<Option<Waker>>,
     /// Its runtime has ended.
@@ -91,12 +92,12 @@ impl Courier {
             if lock(&self.bells).is_empty() {
                 return;
             }
-            let before = self.done.load(Ordering::Relaxed);
+            let before = self.asked.load(Ordering::Relaxed);
             // Behind all that is ready, and what the event loop finds then.
             yield_now().await;
             let has_more = !lock(&self.to_wake).is_empty();
             self.wake_all();
-            if !has_more && self.done.load(Ordering::Relaxed) == before {
+            if !has_more && self.asked.load(Ordering::Relaxed) == before {
                 break;
             }
         }
@@ -121,7 +122,7 @@ pub(super) fn ring_when_idle(line: &Arc<Line>) {
         line.ring();
         return;
     };
-    courier.done.fetch_add(1, Ordering::Relaxed);
+    courier.asked.fetch_add(1, Ordering::Relaxed);
     let mut bells = lock(&courier.bells);
     if bells.iter().any(|known| Arc::ptr_eq(known, line)) {
         return;
