@@ -150,7 +150,11 @@ fn every_example_is_a_sound_configuration() {
 fn content(name: &str) -> String {
     let is_pem = Path::new(name).extension().is_some_and(|extension| extension == "pem");
     let text = "-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n";
-    if is_pem { text.to_owned() } else { String::new() }
+    match name {
+        _ if is_pem => text.to_owned(),
+        _ if name.ends_with(".secret") => "0123456789abcdef".repeat(4),
+        _ => String::new(),
+    }
 }
 
 #[test]

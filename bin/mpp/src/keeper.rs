@@ -15,7 +15,9 @@ use mpp_hub::quarantine::Holding;
 use mpp_hub::spool::{Spool, Spooled};
 use mpp_hub::{Asked, Hub, Observed};
 use mpp_pages::{Held, Pages};
-use mpp_quarantine::{Opened, Quarantine, Refused, Release, Scope, Search, State, Wanted};
+use mpp_quarantine::{
+    Answer, Errand, Opened, Quarantine, Refused, Release, Scope, Search, State, Wanted, What,
+};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
@@ -24,7 +26,9 @@ const ROWS: u64 = 50;
 
 /// A command waits so long for a next hop.
 const PATIENCE: Duration = Duration::from_secs(45);
-/// The end waits so long for a digest that is under way.
+/// After trouble with what other nodes ask.
+const SERVE_PAUSE: Duration = Duration::from_secs(5);
+/// The end waits so long for a digest or an errand that is under way.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 
 /// Who answers questions about the quarantine.
@@ -35,6 +39,8 @@ pub(crate) struct Keeper {
     spool: Arc<Spool>,
     /// Held while a digest is sent and written down as sent.
     telling: Mutex<()>,
+    /// Held while something is done that another node has asked for.
+    serving: Mutex<()>,
     is_stopping: AtomicBool,
 }
 
@@ -44,8 +50,9 @@ impl Keeper {
         quarantine: Arc<Quarantine>,
         (gates, spool): (Vec<Arc<Gate>>, Arc<Spool>),
     ) -> Self {
-        let (telling, is_stopping) = (Mutex::default(), AtomicBool::new(false));
-        Self { hub, quarantine, gates, spool, telling, is_stopping }
+        let (telling, serving) = (Mutex::default(), Mutex::default());
+        let is_stopping = AtomicBool::new(false);
+        Self { hub, quarantine, gates, spool, telling, serving, is_stopping }
     }
 
     /// Takes other limits.
@@ -75,6 +82,10 @@ impl Keeper {
                     "of_users": expired.of_users,
                 }))
             }
+            "quarantine-forget" => {
+                self.quarantine.forget_node(text("node")).await?;
+                Ok(json!({ "node": text("node") }))
+            }
             "quarantine-numbers" => {
                 let numbers = self.quarantine.numbers().await?.into_iter();
                 let numbers = numbers.map(|(name, number)| (name.to_owned(), json!(number)));
@@ -82,11 +93,11 @@ impl Keeper {
             }
             "quarantine-release" => {
                 let is_forced = request.get("force").and_then(Value::as_bool).unwrap_or(false);
-                self.release(text("id"), &scope, is_forced).await
+                self.order(text("id"), Errand { scope, is_forced, ..Errand::default() }).await
             }
             "quarantine-delete" => {
-                self.quarantine.delete(text("id"), &scope).await?;
-                Ok(json!({ "id": text("id"), "state": State::Deleted.name() }))
+                let what = What::Delete;
+                self.order(text("id"), Errand { what, scope, ..Errand::default() }).await
             }
             "quarantine-digest-users" => {
                 let (users, next) = self.quarantine.digest_users(text("after")).await?;
@@ -111,6 +122,57 @@ impl Keeper {
             ("", domain) => Ok(Scope::Domain(domain.trim_start_matches('@').to_owned())),
             _ => Err("either a user or a domain".into()),
         }
+    }
+
+    /// Has something done with a message, by whichever node holds it.
+    async fn order(self: &Arc<Self>, name: &str, errand: Errand) -> Result<Value, String> {
+        let (id, node) = self.quarantine.holder(name, &errand.scope).await?;
+        let errand = Errand { message: id.clone(), ..errand };
+        let Some(node) = node else { return self.carry_out(&errand).await };
+        let Some(answer) = self.quarantine.order(&node, errand).await? else {
+            return Ok(json!({
+                "id": id,
+                "recipients": [],
+                "note": format!("{node} has not answered yet; it will do so when it is back"),
+                "is_pending": true,
+            }));
+        };
+        answer
+    }
+
+    /// Does something with a message that this node holds.
+    async fn carry_out(self: &Arc<Self>, errand: &Errand) -> Answer {
+        let Errand { message, what, scope, is_forced, .. } = errand;
+        match what {
+            What::Release => self.release(message, scope, *is_forced).await,
+            What::Delete => {
+                self.quarantine.delete(message, scope).await?;
+                Ok(json!({ "id": message, "state": State::Deleted.name() }))
+            }
+        }
+    }
+
+    /// Does what other nodes ask of this one, for ever and one after the other.
+    pub(crate) async fn serve_others(self: Arc<Self>) {
+        loop {
+            if let Err(trouble) = self.serve_some().await {
+                mpp_hub::say(&format!("quarantine: what other nodes ask is not done: {trouble}"));
+                tokio::time::sleep(SERVE_PAUSE).await;
+            }
+        }
+    }
+
+    async fn serve_some(self: &Arc<Self>) -> Result<(), String> {
+        for errand in self.quarantine.errands().await? {
+            let _busy = self.serving.lock().await;
+            if self.is_stopping() {
+                // It is begun with at the next start.
+                return std::future::pending().await;
+            }
+            let answer = self.carry_out(&errand).await;
+            self.quarantine.errand_done(&errand, &answer).await?;
+        }
+        Ok(())
     }
 
     /// Sends a message to those it is held for. It goes on when nobody waits for it any more.
@@ -283,13 +345,18 @@ impl Keeper {
         })
     }
 
-    /// Begins no more digests, and waits for the one that is under way.
+    /// Begins no more digests and errands, and waits for those that are under way.
     pub(crate) async fn stop(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
-        drop(tokio::time::timeout(STOP_WAIT, self.telling.lock()).await);
+        let end = async {
+            drop(self.telling.lock().await);
+            drop(self.serving.lock().await);
+        };
+        // What takes longer is as after a kill.
+        let _ = tokio::time::timeout(STOP_WAIT, end).await;
     }
 
-    /// Whether no more digests are begun.
+    /// Whether no more digests and errands are begun.
     pub(crate) fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Relaxed)
     }
@@ -357,14 +424,15 @@ impl Pages for Front {
             let row = shown.map_err(|_| NOTHING)?.row;
             let sender = if row.sender.is_empty() { "(nobody)".into() } else { row.sender };
             let when = mpp_quarantine::time_text(row.at_ms);
-            Ok(Held { id, user, sender, subject: row.subject, when, reason: row.reason })
+            Ok(Held { id: row.id, user, sender, subject: row.subject, when, reason: row.reason })
         })
     }
 
     fn release<'a>(&'a self, token: &'a str) -> Answering<'a, Result<String, String>> {
         Box::pin(async move {
             let Opened { id, user } = self.0.quarantine.opened(token).ok_or(NOTHING)?;
-            let done = self.0.release(&id, &Scope::User(user), false).await?;
+            let errand = Errand { scope: Scope::User(user), ..Errand::default() };
+            let done = self.0.order(&id, errand).await?;
             let state = done.pointer("/recipients/0/state").and_then(Value::as_str);
             match state {
                 Some("released") => Ok("It is on its way to you.".into()),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mpp_config::Configuration;
 use mpp_config::store::{Backend, Store as Settings};
+use mpp_hub::board::Board;
 use mpp_hub::clock::{Clock, RealClock};
 use mpp_hub::log::DecisionLog;
 use mpp_hub::statistics::Statistics;
@@ -86,6 +87,17 @@ pub(crate) fn store(
                 Backend::Sql(sql) => Ok(mpp_stores::sql::open(sql, &options).map_err(failed)?),
             }
         }
+    }
+}
+
+/// Where nodes tell each other what they hold: on the server that they share, if they do.
+pub(crate) fn board(settings: &Settings) -> Option<Arc<dyn Board>> {
+    match settings {
+        Settings::Embedded => None,
+        Settings::Shared(shared) => Some(match &shared.server {
+            Backend::Redis(redis) => Arc::new(mpp_stores::redis::board(redis)),
+            Backend::Sql(sql) => Arc::new(mpp_stores::sql::board(sql)),
+        }),
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Configuration {
 /// `[server]`: what the process does and where it keeps things.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
+    /// What this node is called where nodes know of each other; empty: as its machine.
+    pub name: String,
     /// The directory of store and log; empty: the default of the command line.
     pub state: String,
     /// How long one decision may take, in milliseconds.
@@ -145,14 +147,30 @@ pub(crate) fn read(root: &Table, session: &Session, seed: u64) -> Configuration 
     }
 }
 
+impl Server {
+    /// Whether a node may be called so: up to 64 letters, digits, `-`, `_` and `.`, as hosts are.
+    pub fn is_name(name: &str) -> bool {
+        let is_plain = |it: u8| it.is_ascii_alphanumeric() || b"-_.".contains(&it);
+        name.len() <= 64
+            && name.bytes().all(is_plain)
+            && name.starts_with(|it: char| it.is_ascii_alphanumeric())
+    }
+}
+
 fn read_server(table: &mut Reader<'_>) -> Server {
     let server = Server {
+        name: table.text("name", ""),
         state: table.text("state", ""),
         deadline_ms: table.duration_ms("deadline", "2s").max(1),
         workers: usize::try_from(table.count("workers", 1, (1, 64))).unwrap_or(1),
         decision_log: table.flag("decision_log", true),
         log_bytes_max: table.size_bytes("log_size", "512 MiB"),
     };
+    if !server.name.is_empty() && !Server::is_name(&server.name) {
+        let message =
+            "expected up to 64 letters, digits, `-`, `_` and `.`, such as \"mx1.example.org\"";
+        table.mistake("name", message);
+    }
     table.finish();
     server
 }

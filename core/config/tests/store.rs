@@ -43,3 +43,21 @@ fn tables_have_the_name_that_is_asked_for() {
     let Backend::Sql(sql) = shared.server else { panic!("it is a database") };
     assert_eq!(sql.prefix, "mx_1");
 }
+
+#[test]
+fn a_node_is_called_as_hosts_are() {
+    let of = |name: &str| {
+        let text = format!("[server]\nname = \"{name}\"\n");
+        mpp_config::compile("mpp.toml", &text, &BTreeMap::new(), 7)
+    };
+    for name in ["", "mx1", "MX-1_a.example.org", &"m".repeat(64)] {
+        let compiled = of(name);
+        assert_eq!(compiled.diagnostics, [], "{name}");
+        assert_eq!(compiled.configuration.unwrap().server.name, name);
+    }
+    for name in ["mx 1", "../mx", ".mx", "-mx", "mx/1", "mx@1", "mü", &"m".repeat(65)] {
+        let compiled = of(name);
+        assert!(compiled.configuration.is_none(), "{name}");
+        assert!(compiled.diagnostics[0].label.contains("up to 64 letters"), "{name}");
+    }
+}

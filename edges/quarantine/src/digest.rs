@@ -135,7 +135,11 @@ impl Inner {
             most: LISTED_MAX,
             ..Search::default()
         };
-        let page = self.index.list(&search).await?;
+        // Of its own: other nodes send theirs.
+        let mut page = self.index.list(&search).await?;
+        if let Some(shared) = &self.shared {
+            page.rows.iter_mut().for_each(|row| shared.node().clone_into(&mut row.node));
+        }
         refused.retain(|it| it.id > known.refused && before.is_none_or(|before| it.id < before));
         refused.sort_by_key(|it| std::cmp::Reverse(it.id));
         let newest = page.rows.first();

@@ -72,6 +72,17 @@ CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(
     subject, content='', contentless_delete=1,
     tokenize='unicode61 remove_diacritics 0'
 );
+CREATE TABLE IF NOT EXISTS untold (
+    message INTEGER PRIMARY KEY, turn INTEGER NOT NULL, told_ms INTEGER
+) STRICT;
+CREATE INDEX IF NOT EXISTS untold_told ON untold (told_ms, message);
+CREATE TABLE IF NOT EXISTS board (
+    topic TEXT PRIMARY KEY, next INTEGER NOT NULL, epoch INTEGER NOT NULL, read_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS errand (
+    id TEXT PRIMARY KEY, at_ms INTEGER NOT NULL, text TEXT NOT NULL, is_begun INTEGER NOT NULL,
+    answer TEXT, is_told INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 PRAGMA user_version = 2;
 ";
 
@@ -111,11 +122,28 @@ impl Index {
     pub(crate) async fn open(folder: &Path) -> Result<Self, String> {
         let options = SqliteConnectOptions::new()
             .filename(folder.join(FILES[0]))
+            .synchronous(SqliteSynchronous::Full)
+            .pragma("cache_size", "-16000");
+        Self::open_with(options).await
+    }
+
+    /// Opens what this node knows of another one's: it can be read again from where it came.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub(crate) async fn open_other(file: &Path) -> Result<Self, String> {
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .synchronous(SqliteSynchronous::Normal)
+            .pragma("cache_size", "-2000");
+        Self::open_with(options).await
+    }
+
+    async fn open_with(options: SqliteConnectOptions) -> Result<Self, String> {
+        let options = options
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .pragma("temp_store", "memory")
-            .pragma("cache_size", "-16000");
+            .pragma("temp_store", "memory");
         let mut write = options.clone().connect().await.map_err(trouble)?;
         let layout = sqlx::query("PRAGMA user_version").fetch_one(&mut write).await;
         let layout: i64 = layout.and_then(|row| row.try_get(0)).map_err(trouble)?;
@@ -273,7 +301,7 @@ pub(crate) async fn insert_into(
     row.bind(id).bind(words.join(" ")).execute(&mut *all).await.map(drop)
 }
 
-async fn remove(write: &mut SqliteConnection, ids: &[Id]) -> Result<(), sqlx::Error> {
+pub(crate) async fn remove(write: &mut SqliteConnection, ids: &[Id]) -> Result<(), sqlx::Error> {
     let mut all = write.begin().await?;
     for id in ids {
         let id = signed(id.number());
@@ -317,7 +345,7 @@ async fn change(
 }
 
 /// Whether nobody waits for it any more.
-async fn change_one(
+pub(crate) async fn change_one(
     all: &mut SqliteConnection,
     (id, changes): (Id, &[Change<'_>]),
     now_ms: u64,

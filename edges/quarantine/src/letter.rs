@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use mail_builder::MessageBuilder;
 use mail_builder::headers::raw::Raw;
 use mpp_hub::html::escaped;
-use mpp_hub::id::Id;
 use mpp_settings::form::duration_text;
 
 use crate::digest::Refused;
@@ -56,7 +55,7 @@ impl Made<'_> {
         let (base, seal) = self.links?;
         let keep_ms = self.quarantine.terms(&row.policy).limits.keep_ms;
         let until_ms = row.at_ms.saturating_add(keep_ms);
-        let token = seal.token(Id::parse(&row.id)?, self.user, until_ms);
+        let token = seal.token(&row.name(), self.user, until_ms);
         Some(format!("{base}?t={token}"))
     }
 

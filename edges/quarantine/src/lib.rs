@@ -6,6 +6,7 @@
 
 mod clean;
 mod digest;
+mod errand;
 mod expire;
 mod files;
 mod index;
@@ -20,6 +21,9 @@ mod seal;
 mod search;
 mod show;
 mod skeleton;
+mod talk;
+mod together;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -36,6 +40,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 pub use digest::{Digest, Refused, Wanted};
+pub use errand::{Answer, Errand, What};
 pub use expire::Expired;
 pub use letter::time_text;
 pub use links::Opened;
@@ -44,11 +49,13 @@ pub use release::Release;
 pub use schedule::{Place, Run};
 pub use search::{Page, Scope, Search};
 pub use show::{Attachment, Shown};
+pub use together::Together;
 
 use crate::files::Files;
 use crate::index::{DAMAGED, Index};
 use crate::record::Message;
 use crate::seal::Seal;
+use crate::together::Shared;
 
 /// Messages that are written at once.
 const WRITERS_MAX: usize = 4;
@@ -64,6 +71,8 @@ pub struct Quarantine {
 struct Inner {
     files: Files,
     index: Index,
+    /// What there is to know of other nodes, if there are any.
+    shared: Option<Shared>,
     seal: Seal,
     ids: Ids,
     clock: Arc<dyn Clock>,
@@ -88,7 +97,7 @@ impl std::fmt::Debug for Quarantine {
 
 impl Quarantine {
     /// Opens the quarantine of a folder, which is made if it is not there, and repairs what a crash
-    /// has left. Blocks.
+    /// has left. With others together it tells them what it holds, and knows what they hold. Blocks.
     ///
     /// # Errors
     /// The folder cannot be used, or another process uses it; the text is for people.
@@ -96,6 +105,7 @@ impl Quarantine {
         folder: &Path,
         settings: &Settings,
         clock: Arc<dyn Clock>,
+        together: Option<Together>,
     ) -> Result<Arc<Self>, String> {
         let named = |error: String| format!("quarantine {}: {error}", folder.display());
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -103,7 +113,8 @@ impl Quarantine {
             .max_blocking_threads(WRITERS_MAX)
             .build()
             .map_err(|error| named(error.to_string()))?;
-        let inner = runtime.block_on(Inner::open(folder, settings, clock)).map_err(named)?;
+        let inner = runtime.block_on(Inner::open(folder, settings, clock, together));
+        let inner = inner.map_err(named)?;
         let inner = Arc::new(inner);
         let (stop, stopped) = oneshot::channel();
         let handle = runtime.handle().clone();
@@ -112,6 +123,7 @@ impl Quarantine {
             runtime.block_on(async {
                 tokio::select! {
                     () = expire::keep(&keeping) => {}
+                    () = talk::keep(&keeping) => {}
                     _ = stopped => {}
                 }
             });
@@ -136,7 +148,7 @@ impl Quarantine {
     /// # Errors
     /// The index cannot be read.
     pub async fn list(&self, search: Search) -> Result<Page, String> {
-        self.run(move |inner| async move { inner.index.list(&search).await }).await
+        self.run(move |inner| async move { inner.list(&search).await }).await
     }
 
     /// A message as it may be looked at.
@@ -190,23 +202,29 @@ impl Inner {
         folder: &Path,
         settings: &Settings,
         clock: Arc<dyn Clock>,
+        together: Option<Together>,
     ) -> Result<Self, String> {
         let files = Files::open(folder).map_err(|error| error.to_string())?;
         let secret = settings.secret.as_ref().map(mpp_settings::Secret::reveal);
         let seal = Seal::open(folder, secret).map_err(|error| error.to_string())?;
-        let (index, last) = match Self::open_index(folder, &files).await {
+        let (index, last) = match Self::open_index(folder, &files, together.is_some()).await {
             Err(trouble) if trouble.starts_with(DAMAGED) => {
                 mpp_hub::say(&format!(
                     "quarantine: {trouble}: it is set aside, and made anew from the messages"
                 ));
                 Index::set_aside(folder).map_err(|error| error.to_string())?;
-                Self::open_index(folder, &files).await?
+                Self::open_index(folder, &files, together.is_some()).await?
             }
             opened => opened?,
+        };
+        let shared = match together {
+            Some(together) => Some(Shared::open(folder, together).await?),
+            None => None,
         };
         Ok(Self {
             files,
             index,
+            shared,
             seal,
             ids: Ids::after(last),
             clock,
@@ -219,8 +237,14 @@ impl Inner {
     }
 
     /// The index, in step with the files, and the last id that was drawn.
-    async fn open_index(folder: &Path, files: &Files) -> Result<(Index, Id), String> {
+    async fn open_index(
+        folder: &Path,
+        files: &Files,
+        is_shared: bool,
+    ) -> Result<(Index, Id), String> {
         let index = Index::open(folder).await?;
+        // Before anything is repaired: others are told of that, too.
+        index.note_changes(is_shared).await?;
         let last = repair::repair(files, &index).await?;
         Ok((index, last))
     }
@@ -313,3 +337,5 @@ mod expire_tests;
 mod million_tests;
 #[cfg(test)]
 mod store_tests;
+#[cfg(test)]
+mod together_tests;

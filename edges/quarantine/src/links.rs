@@ -1,26 +1,24 @@
 //! Links by which a user lets out what is held for him: each names one message and one user, for a
 //! time, and is signed; whoever has it can release that message to that user and nothing else.
 
-use mpp_hub::id::Id;
-
-use crate::Quarantine;
 use mpp_hub::hex::{hex, unhex};
 
+use crate::Quarantine;
 use crate::seal::Seal;
 
 /// What a link opens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
-    /// The message.
+    /// The message: its id, with the node that held it if there are several.
     pub id: String,
     /// Whose it is.
     pub user: String,
 }
 
 impl Seal {
-    /// The secret part of a link.
-    pub(crate) fn token(&self, id: Id, user: &str, until_ms: u64) -> String {
-        let said = format!("{id} {} {user}", until_ms / 1000);
+    /// The secret part of a link to the message of this name.
+    pub(crate) fn token(&self, name: &str, user: &str, until_ms: u64) -> String {
+        let said = format!("{name} {} {user}", until_ms / 1000);
         format!("{}-{}", hex(said.as_bytes()), self.tag(&format!("link {said}")))
     }
 
@@ -54,10 +52,10 @@ mod tests {
     fn a_link_opens_one_message_for_one_user_for_a_time() {
         let folder = tempfile::tempdir().unwrap();
         let seal = Seal::open(folder.path(), None).unwrap();
-        let id = Id::of(123_456);
+        let id = "00000003RJ@mx1.test.example";
         let token = seal.token(id, "bob+x@test.example", 10_000);
         let opened = seal.opened(&token, 5_000).unwrap();
-        assert_eq!((opened.id, &*opened.user), (id.to_string(), "bob+x@test.example"));
+        assert_eq!((opened.id, &*opened.user), (id.to_owned(), "bob+x@test.example"));
         assert_eq!(seal.opened(&token, 10_000), None, "too late");
         let other = tempfile::tempdir().unwrap();
         assert_eq!(Seal::open(other.path(), None).unwrap().opened(&token, 5_000), None);

@@ -2,15 +2,17 @@
 //! tests, since it takes minutes:
 //! `cargo test --release -p mpp-quarantine a_million -- --ignored --nocapture`.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use mpp_hub::board::MemoryBoard;
 use mpp_hub::id::Ids;
 use sqlx::Connection as _;
 
 use crate::index::insert_into;
 use crate::record::Message;
 use crate::store_tests::{NOON, Scene, holding, settings};
-use crate::{Scope, Search};
+use crate::{Scope, Search, Together};
 
 const COUNT: u64 = 1_000_000;
 /// Messages come over thirty days.
@@ -120,10 +122,10 @@ fn a_million_messages_are_listed_and_searched() {
 
 /// Has it expire, and asks for lists meanwhile; how many were too old.
 fn expire(scene: &Scene, search: &Search) -> u64 {
-    let store = std::sync::Arc::clone(&scene.store);
+    let store = Arc::clone(&scene.store);
     let begin = Instant::now();
     let (expired, longest) = scene.wait(async {
-        let mut longest = std::time::Duration::ZERO;
+        let mut longest = Duration::ZERO;
         let mut expire = Box::pin(store.expire());
         loop {
             let begin = Instant::now();
@@ -147,4 +149,37 @@ fn expire(scene: &Scene, search: &Search) -> u64 {
         begin.elapsed()
     );
     expired.too_old
+}
+
+#[test]
+#[ignore = "a benchmark of some minutes"]
+fn a_million_messages_of_another_node_are_told_and_read() {
+    let board: Arc<MemoryBoard> = Arc::default();
+    let every = Duration::from_secs(1);
+    let node = |name: &str| Together { board: board.clone(), node: name.into(), every };
+    let one = Scene::start_as(Some(node("one")));
+    fill(&one);
+    let begin = Instant::now();
+    let other = Scene::start_as(Some(node("other")));
+    let search = Search { most: 50, ..Search::default() };
+    let file = other.folder.path().join("others/one.sqlite");
+    let (mut longest, mut last) = (Duration::ZERO, 0);
+    loop {
+        let asked = Instant::now();
+        let page = other.wait(other.store.list(search.clone())).unwrap();
+        longest = longest.max(asked.elapsed());
+        // The oldest are told first.
+        let newest = page.rows.first().map_or(0, |row| row.at_ms);
+        if newest == NOON - GAP_MS {
+            break;
+        }
+        if begin.elapsed().as_secs() / 20 > last {
+            last = begin.elapsed().as_secs() / 20;
+            println!("{:?}: {} still to come", begin.elapsed(), (NOON - newest.max(1)) / GAP_MS);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let size = std::fs::metadata(file).unwrap().len();
+    println!("told and read in {:?}, a page meanwhile {longest:?} at the most", begin.elapsed());
+    println!("index of the other {} MiB", size >> 20);
 }

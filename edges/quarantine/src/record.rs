@@ -16,7 +16,7 @@ const HEAD_BYTES_MAX: usize = 256 * 1024;
 /// So much of the field itself.
 const FIELD_BYTES_MAX: usize = 4 * 1024;
 /// Letters of a subject that are kept.
-const SUBJECT_MAX: usize = 200;
+pub(crate) const SUBJECT_MAX: usize = 200;
 /// Letters of other texts that are kept in the index.
 const TEXT_MAX: usize = 1000;
 
@@ -203,9 +203,24 @@ pub struct Row {
     pub route: String,
     /// How long it is.
     pub bytes: u64,
+    /// The node that holds it; empty where nodes do not know of each other.
+    pub node: String,
+    /// What was asked of that node and is not done yet: `release`, `delete`; else empty.
+    pub asked: String,
 }
 
 impl Row {
+    /// What names it among those of all nodes.
+    pub(crate) fn name(&self) -> String {
+        let Self { id, node, .. } = self;
+        if node.is_empty() { id.clone() } else { format!("{id}@{node}") }
+    }
+
+    /// Whether anybody waits for it.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.recipients.iter().any(|(_, state)| *state <= State::Releasing)
+    }
+
     /// As JSON.
     pub fn to_json(&self) -> Value {
         let recipients: Vec<Value> = self
@@ -218,6 +233,7 @@ impl Row {
             "subject": self.subject, "reason": self.reason, "policy": self.policy,
             "points_x100": self.points, "tests": self.tests, "client": self.client,
             "instance": self.instance, "route": self.route, "bytes": self.bytes,
+            "node": self.node, "asked": self.asked,
         })
     }
 }

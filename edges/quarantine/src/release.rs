@@ -119,7 +119,7 @@ async fn begin(
 }
 
 /// Why nothing is done any more.
-fn over(row: &Row) -> String {
+pub(crate) fn over(row: &Row) -> String {
     let id = &row.id;
     let has = |wanted: State| row.recipients.iter().any(|(_, state)| *state == wanted);
     if has(State::Releasing) {

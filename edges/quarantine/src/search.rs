@@ -19,7 +19,7 @@ const MORE_ROWS: u64 = 512;
 /// Messages that one page looks at.
 const LOOKED_AT_MAX: u64 = 2_000;
 /// Rows of a page.
-const PAGE_ROWS_MAX: usize = 500;
+pub(crate) const PAGE_ROWS_MAX: usize = 500;
 /// Words that are searched for.
 const WORDS_MAX: usize = 16;
 
@@ -300,8 +300,15 @@ impl Index {
     /// There is none that may be seen, or the index cannot be read.
     pub(crate) async fn find(&self, id: &str, scope: &Scope) -> Result<(Id, Row), String> {
         // Somebody else's is not told from one that is not there.
-        let none = || format!("no message {id} is here");
-        let number = Id::parse(id).ok_or_else(none)?;
+        self.look(id, scope).await?.ok_or_else(|| format!("no message {id} is here"))
+    }
+
+    /// The same, or nothing.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub(crate) async fn look(&self, id: &str, scope: &Scope) -> Result<Option<(Id, Row)>, String> {
+        let Some(number) = Id::parse(id) else { return Ok(None) };
         let states = State::ALL.to_vec();
         let search = Search { states, scope: scope.clone(), ..Search::default() };
         let (query, _) = Lead::All.query(false);
@@ -312,8 +319,9 @@ impl Index {
             let row = row.bind(bound.saturating_add(1)).bind(bound).bind(1_i64);
             row.fetch_optional(&mut *read).await.map_err(trouble)?
         };
-        let (_, mut row) = read(&row.ok_or_else(none)?).map_err(trouble)?;
-        if search.keeps(&mut row, &[]) { Ok((number, row)) } else { Err(none()) }
+        let Some(row) = row else { return Ok(None) };
+        let (_, mut row) = read(&row).map_err(trouble)?;
+        Ok(search.keeps(&mut row, &[]).then_some((number, row)))
     }
 }
 
@@ -346,6 +354,7 @@ fn read(row: &SqliteRow) -> Result<(i64, Row), sqlx::Error> {
         instance: text(9)?,
         route: text(10)?,
         bytes: number(11)?,
+        ..Row::default()
     };
     Ok((id, row))
 }

@@ -8,9 +8,10 @@ use mpp_hub::id::Id;
 use serde_json::{Value, json};
 
 use crate::clean;
-use crate::record::{Row, State};
+use crate::record::Row;
 use crate::search::Scope;
 use crate::skeleton::Skeleton;
+use crate::together::Found;
 use crate::{Inner, blocking};
 
 /// Letters of text that are shown.
@@ -72,9 +73,12 @@ impl Shown {
 
 /// Shows a message.
 pub(crate) async fn show(inner: &Arc<Inner>, id: &str, scope: &Scope) -> Result<Shown, String> {
-    let (id, row) = inner.index.find(id, scope).await?;
-    let is_there = row.recipients.iter().any(|(_, state)| *state <= State::Releasing);
-    if !is_there {
+    let Found { id, row, node } = inner.find(id, scope).await?;
+    if let Some(node) = node {
+        let trouble = format!("its text lies on {node}: `mpp quarantine show` shows it there");
+        return Ok(Shown { row, trouble, ..Shown::default() });
+    }
+    if !row.is_waiting() {
         let trouble = "nobody waits for it any more: only what the index knows is left".to_owned();
         return Ok(Shown { row, trouble, ..Shown::default() });
     }

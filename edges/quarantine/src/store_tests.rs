@@ -10,7 +10,7 @@ use mpp_hub::clock::VirtualClock;
 use mpp_hub::quarantine::{HeldFor, Holding, Quarantine as _};
 use mpp_hub::spool::{Spool, Spooled};
 
-use crate::{Quarantine, Scope, Search, State};
+use crate::{Quarantine, Scope, Search, State, Together};
 
 pub(crate) const NOON: u64 = 1_795_528_230_000;
 const DAY: u64 = 24 * 3600 * 1000;
@@ -20,6 +20,7 @@ pub(crate) struct Scene {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) clock: Arc<VirtualClock>,
     pub(crate) store: Arc<Quarantine>,
+    pub(crate) together: Option<Together>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -66,21 +67,26 @@ pub(crate) fn holding(at_ms: u64, sender: &str, recipients: &[&str]) -> Holding 
 
 impl Scene {
     pub(crate) fn start() -> Self {
+        Self::start_as(None)
+    }
+
+    /// One of several nodes.
+    pub(crate) fn start_as(together: Option<Together>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(VirtualClock::default());
         clock.advance_to(NOON);
-        let store = Quarantine::open(folder.path(), &settings(), clock.clone()).unwrap();
+        let store = Quarantine::open(folder.path(), &settings(), clock.clone(), together.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        Self { folder, clock, store, runtime }
+        Self { folder, clock, store: store.unwrap(), together, runtime }
     }
 
     /// As after a crash, with whatever was done to the files meanwhile.
     pub(crate) fn again(self, meanwhile: impl FnOnce(&Path)) -> Self {
-        let Self { folder, clock, store, runtime } = self;
+        let Self { folder, clock, store, together, runtime } = self;
         drop(store);
         meanwhile(folder.path());
-        let store = Quarantine::open(folder.path(), &settings(), clock.clone()).unwrap();
-        Self { folder, clock, store, runtime }
+        let store = Quarantine::open(folder.path(), &settings(), clock.clone(), together.clone());
+        Self { folder, clock, store: store.unwrap(), together, runtime }
     }
 
     pub(crate) fn wait<T>(&self, work: impl Future<Output = T>) -> T {
@@ -194,7 +200,7 @@ fn what_a_crash_leaves_is_repaired() {
 #[test]
 fn two_processes_do_not_share_it() {
     let scene = Scene::start();
-    let second = Quarantine::open(scene.folder.path(), &settings(), scene.clock.clone());
+    let second = Quarantine::open(scene.folder.path(), &settings(), scene.clock.clone(), None);
     assert!(second.unwrap_err().contains("another process uses it"));
 }
 

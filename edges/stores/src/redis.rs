@@ -29,10 +29,13 @@ use crate::shared::{self, Options, SharedStore};
 use crate::transfer::Side;
 
 mod batch;
+mod board;
 mod keys;
 mod line;
 mod link;
 mod values;
+
+pub use self::board::board;
 
 /// What the server runs.
 const SCRIPT: &str = include_str!("redis/store.lua");
@@ -71,15 +74,20 @@ struct Place {
     is_thorough: bool,
 }
 
+impl Place {
+    /// Connects.
+    async fn server(&self) -> Result<Server, Trouble> {
+        let link = Link::open(&self.settings).await?;
+        let script = Script::new(SCRIPT);
+        let names = Names::new(&self.settings.prefix);
+        let (known, is_thorough) = (Mutex::default(), self.is_thorough);
+        Ok(Server { link, script, names, known, is_thorough })
+    }
+}
+
 impl Connector for Place {
     fn connect(&self) -> Waiting<'_, Box<dyn Remote>> {
-        Box::pin(async {
-            let link = Link::open(&self.settings).await?;
-            let script = Script::new(SCRIPT);
-            let names = Names::new(&self.settings.prefix);
-            let (known, is_thorough) = (Mutex::default(), self.is_thorough);
-            Ok(Box::new(Server { link, script, names, known, is_thorough }) as Box<dyn Remote>)
-        })
+        Box::pin(async { Ok(Box::new(self.server().await?) as Box<dyn Remote>) })
     }
 
     fn place(&self) -> String {

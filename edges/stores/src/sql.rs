@@ -25,6 +25,7 @@ use crate::shared::remote::{
 use crate::shared::{self, Options, SharedStore};
 use crate::transfer::Side;
 
+mod board;
 mod link;
 mod mysql;
 mod names;
@@ -34,6 +35,8 @@ mod schema;
 mod state;
 mod sweep;
 mod work;
+
+pub use self::board::board;
 
 /// A node asks for news all the time: of one that says nothing for so many seconds its machine hangs,
 /// perhaps in the middle of a batch.

@@ -39,6 +39,8 @@ enum Action {
     Delete(Many),
     /// Throw away now what is too old or too much
     Expire(Expire),
+    /// List no more what a node held that is gone for good
+    Forget(Forget),
     /// Send users a list of what was held for them, and refused, since the last one
     Digest(Digest),
 }
@@ -99,7 +101,7 @@ struct Search {
 
 #[derive(Debug, Args)]
 struct One {
-    /// The id
+    /// The id, or ID@NODE
     id: String,
     #[command(flatten)]
     common: Common,
@@ -107,7 +109,7 @@ struct One {
 
 #[derive(Debug, Args)]
 struct Many {
-    /// The ids
+    /// The ids, or ID@NODE
     #[arg(required = true)]
     ids: Vec<String>,
     #[command(flatten)]
@@ -125,6 +127,17 @@ struct Release {
 
 #[derive(Debug, Args)]
 struct Expire {
+    #[command(flatten)]
+    daemon: Where,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Forget {
+    /// The node, as lists name it
+    node: String,
     #[command(flatten)]
     daemon: Where,
     /// Print JSON
@@ -162,9 +175,16 @@ impl Quarantine {
             }
             Action::Release(release) => release.run(),
             Action::Delete(many) => many.each("quarantine-delete", &json!({}), |answer| {
-                (format!("{} is deleted", text(answer, "id")), true)
+                let (id, note) = (text(answer, "id"), text(answer, "note"));
+                let said = if note.is_empty() {
+                    format!("{id} is deleted")
+                } else {
+                    format!("{id}  {note}")
+                };
+                (said, true)
             }),
             Action::Expire(expire) => expire.run(),
+            Action::Forget(forget) => forget.run(),
             Action::Digest(digest) => digest.run(),
         }
     }
@@ -303,6 +323,16 @@ impl Expire {
     }
 }
 
+impl Forget {
+    fn run(&self) -> Result<(), Failure> {
+        let request = json!({ "command": "quarantine-forget", "node": self.node });
+        let answer = daemon(&self.daemon, &request)?;
+        let said = format!("what {} holds is not listed any more", self.node);
+        print::out(&if self.json { answer.to_string() } else { said });
+        Ok(())
+    }
+}
+
 impl Digest {
     fn run(&self) -> Result<(), Failure> {
         let users = match &self.user {
@@ -397,8 +427,14 @@ fn table(rows: &[Value], cursor: Option<&str>) -> String {
         };
         let mut states: Vec<&str> = recipients(row).map(|it| text(it, "state")).collect();
         states.dedup();
-        let state =
+        let mut state =
             if states == ["held"] { String::new() } else { format!(" ({})", states.join(", ")) };
+        for (name, before) in [("node", " on "), ("asked", ", asked to ")] {
+            if !text(row, name).is_empty() {
+                state.push_str(before);
+                state.push_str(text(row, name));
+            }
+        }
         // Writing to a string cannot fail.
         let _ = writeln!(
             out,
@@ -443,6 +479,11 @@ fn message(shown: &Value) -> String {
         text(shown, "tests"),
         print::size(number(shown, "/bytes")),
     );
+    for name in ["node", "asked"] {
+        if !text(shown, name).is_empty() {
+            let _ = writeln!(out, "{name:10}  {}", text(shown, name));
+        }
+    }
     for recipient in recipients(shown) {
         let _ = writeln!(
             out,

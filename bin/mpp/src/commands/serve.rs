@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use clap::Args;
 use mpp_admin::Control as _;
-use mpp_config::Configuration;
 use mpp_config::proxy::Proxy;
+use mpp_config::{Configuration, Server};
 use mpp_doors::listen::{Connection, Listener, Place, Places, bind_unix};
 use mpp_doors::policy::Door;
 use mpp_doors::proxy::{Gate, Pool};
@@ -22,7 +22,7 @@ use mpp_hub::quarantine::Quarantine as Hold;
 use mpp_hub::spool::Spool;
 use mpp_hub::store::{Health, Store};
 use mpp_pages::Pages;
-use mpp_quarantine::Quarantine;
+use mpp_quarantine::{Quarantine, Together};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -42,6 +42,8 @@ const EVENT_INTERVAL: u32 = 512;
 const LIST_TICKS: u32 = 10;
 /// How often statistics are written.
 const SLOW_TICKS: u32 = 50;
+/// How often nodes look what others hold, and ask of them.
+const BOARD_EVERY: Duration = Duration::from_secs(1);
 /// So long messages that are under way in a proxy may take to be finished when the daemon stops.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 /// When the store has shrunk by so much, and by a quarter, memory is given back.
@@ -128,8 +130,30 @@ fn open_quarantine(
         "" => state.join("quarantine"),
         folder => folder.into(),
     };
-    let opened = Quarantine::open(&folder, settings, Arc::new(RealClock));
+    let together = match wiring::board(&configuration.store) {
+        Some(board) => {
+            Some(Together { board, node: node_name(configuration)?, every: BOARD_EVERY })
+        }
+        None => None,
+    };
+    let opened = Quarantine::open(&folder, settings, Arc::new(RealClock), together);
     opened.map(Some).map_err(|text| Failure(format!("error: {text}")))
+}
+
+/// What this node is called among others.
+fn node_name(configuration: &Configuration) -> Result<String, Failure> {
+    if !configuration.server.name.is_empty() {
+        return Ok(configuration.server.name.clone());
+    }
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if Server::is_name(name) {
+        return Ok(name.to_owned());
+    }
+    Err(Failure(format!(
+        "error: nodes that share a store are told apart by their names, and this machine's is \
+         `{name}`: set `server.name`"
+    )))
 }
 
 /// The sockets of all doors.
@@ -264,6 +288,7 @@ impl Node {
             if let Some(keeper) = &self.keeper {
                 let log = self.state.join(wiring::LOG);
                 tokio::spawn(Digests::new(Arc::clone(keeper), log).keep());
+                tokio::spawn(Arc::clone(keeper).serve_others());
             }
             self.watch(admin_listener).await?;
             self.finish_messages().await;

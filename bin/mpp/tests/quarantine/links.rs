@@ -23,7 +23,7 @@ fn with_pages() -> (Scene, String) {
 }
 
 /// What a browser gets.
-fn http(pages: &str, method: &str, path: &str) -> String {
+pub(crate) fn http(pages: &str, method: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(pages).expect("the pages");
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let length = if method == "POST" { "content-length: 0\r\n" } else { "" };
@@ -36,7 +36,7 @@ fn http(pages: &str, method: &str, path: &str) -> String {
 }
 
 /// The path of the link in a digest.
-fn link(scene: &Scene, user: &str) -> String {
+pub(crate) fn link(scene: &Scene, user: &str) -> String {
     let printed = scene.mpp.tell(&["quarantine", "digest", "--user", user, "--print"]);
     // Long lines are folded in the text of a message.
     let text = printed.replace("=\r\n", "").replace("=\n", "").replace("=3D", "=");

@@ -1,5 +1,5 @@
-//! What is held: by a real spamd's word and by a policy's, for whom, until when, and what survives
-//! kill -9, a full disk and a next hop that is down.
+//! What is held: by a real spamd's word and by a policy's, for whom, until when, by which of several
+//! nodes, and what survives kill -9, a full disk and a next hop that is down.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -12,6 +12,7 @@ mod crash;
 mod digests;
 mod disk;
 mod links;
+mod nodes;
 mod release;
 mod views;
 

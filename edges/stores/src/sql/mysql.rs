@@ -20,17 +20,17 @@ pub(super) struct MySql {
     pub(super) prefix: String,
 }
 
-type Asked<'q> = Query<'q, sqlx::MySql, MySqlArguments>;
+pub(super) type Asked<'q> = Query<'q, sqlx::MySql, MySqlArguments>;
 
 /// A list filled up to the next size.
-fn filled<T>(list: &[T]) -> impl Iterator<Item = &T> {
+pub(super) fn filled<T>(list: &[T]) -> impl Iterator<Item = &T> {
     let size = SIZES.into_iter().find(|size| *size >= list.len()).unwrap_or(list.len());
     let missing = size - list.len();
     list.iter().chain(list.last().into_iter().cycle().take(missing))
 }
 
 /// So many times the same, with commas.
-fn marks(mark: &str, times: usize) -> String {
+pub(super) fn marks(mark: &str, times: usize) -> String {
     let mut text = String::with_capacity((mark.len() + 1) * times);
     for number in 0..times {
         if number > 0 {
@@ -41,7 +41,7 @@ fn marks(mark: &str, times: usize) -> String {
     text
 }
 
-fn asked<'q>(text: String) -> Asked<'q> {
+pub(super) fn asked<'q>(text: String) -> Asked<'q> {
     sqlx::query(AssertSqlSafe(text))
 }
 

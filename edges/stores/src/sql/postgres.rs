@@ -14,9 +14,9 @@ pub(super) struct Postgres {
     pub(super) prefix: String,
 }
 
-type Asked<'q> = Query<'q, sqlx::Postgres, PgArguments>;
+pub(super) type Asked<'q> = Query<'q, sqlx::Postgres, PgArguments>;
 
-fn asked<'q>(text: String) -> Asked<'q> {
+pub(super) fn asked<'q>(text: String) -> Asked<'q> {
     sqlx::query(AssertSqlSafe(text))
 }
 

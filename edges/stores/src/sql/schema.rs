@@ -8,25 +8,39 @@ use super::names::{Bucket, SUMS};
 use crate::shared::remote::Trouble;
 
 /// The steps in order, for all databases; their number is the version of the tables.
-const STEPS: [&[&str]; 1] = [&[
-    // Row 1: what the store is, where its log ends, and how much it holds. Whoever changes anything
-    // holds this row until it is done, so that batches come one after the other.
-    "CREATE TABLE IF NOT EXISTS {p}_meta (id SMALLINT NOT NULL PRIMARY KEY, seed BIGINT NOT NULL, \
+const STEPS: [&[&str]; 2] = [
+    &[
+        // Row 1: what the store is, where its log ends, and how much it holds. Whoever changes anything
+        // holds this row until it is done, so that batches come one after the other.
+        "CREATE TABLE IF NOT EXISTS {p}_meta (id SMALLINT NOT NULL PRIMARY KEY, seed BIGINT NOT NULL, \
      epoch BIGINT NOT NULL, turn BIGINT NOT NULL DEFAULT 0, lists BIGINT NOT NULL DEFAULT 0, logged BIGINT NOT NULL DEFAULT 0, \
      {sums}){engine}",
-    // Who sweeps.
-    "CREATE TABLE IF NOT EXISTS {p}_lease (id SMALLINT NOT NULL PRIMARY KEY, node BIGINT NOT NULL, \
+        // Who sweeps.
+        "CREATE TABLE IF NOT EXISTS {p}_lease (id SMALLINT NOT NULL PRIMARY KEY, node BIGINT NOT NULL, \
      until_ms BIGINT NOT NULL){engine}",
-    // Which tables of first tries there are; `lists` of the first table changes with it.
-    "CREATE TABLE IF NOT EXISTS {p}_buckets (id INT NOT NULL PRIMARY KEY, \
+        // Which tables of first tries there are; `lists` of the first table changes with it.
+        "CREATE TABLE IF NOT EXISTS {p}_buckets (id INT NOT NULL PRIMARY KEY, \
      held BIGINT NOT NULL DEFAULT 0, is_over SMALLINT NOT NULL DEFAULT 0){engine}",
-    // What every node is to hear of.
-    "CREATE TABLE IF NOT EXISTS {p}_log (id BIGINT NOT NULL PRIMARY KEY, record {blob} NOT NULL)\
+        // What every node is to hear of.
+        "CREATE TABLE IF NOT EXISTS {p}_log (id BIGINT NOT NULL PRIMARY KEY, record {blob} NOT NULL)\
      {engine}",
-    // Everything but first tries.
-    "CREATE TABLE IF NOT EXISTS {p}_cells (k {name} NOT NULL PRIMARY KEY, cell {blob} NOT NULL)\
+        // Everything but first tries.
+        "CREATE TABLE IF NOT EXISTS {p}_cells (k {name} NOT NULL PRIMARY KEY, cell {blob} NOT NULL)\
      {engine}{room}",
-]];
+    ],
+    &[
+        // The notice board. Its indexes are written as constraints, which are made with the table in all
+        // databases, and only if it is not there.
+        "CREATE TABLE IF NOT EXISTS {p}_board (topic {word} NOT NULL, id {word} NOT NULL, \
+     seq BIGINT NOT NULL, until_ms BIGINT NOT NULL, body {blob}, PRIMARY KEY (topic, id), \
+     UNIQUE (topic, seq), UNIQUE (until_ms, topic, id)){engine}",
+        // Whoever posts holds its one row until that is done.
+        "CREATE TABLE IF NOT EXISTS {p}_board_head (id SMALLINT NOT NULL PRIMARY KEY, \
+     last BIGINT NOT NULL){engine}",
+        "INSERT INTO {p}_board_head (id, last) SELECT 1, 0 FROM (SELECT 1) AS one \
+     WHERE NOT EXISTS (SELECT id FROM {p}_board_head)",
+    ],
+];
 
 /// A text for one of the databases.
 fn spelled(text: &str, prefix: &str, is_mysql: bool) -> String {
@@ -36,13 +50,20 @@ fn spelled(text: &str, prefix: &str, is_mysql: bool) -> String {
         [
             ("{blob}", "MEDIUMBLOB"),
             ("{name}", "VARBINARY(9)"),
+            ("{word}", "VARBINARY(100)"),
             ("{engine}", " ENGINE=InnoDB"),
             ("{room}", ""),
         ]
     } else {
         // Room in each page, so that a count that is counted on stays in its page.
         let room = " WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05)";
-        [("{blob}", "bytea"), ("{name}", "bytea"), ("{engine}", ""), ("{room}", room)]
+        [
+            ("{blob}", "bytea"),
+            ("{name}", "bytea"),
+            ("{word}", "bytea"),
+            ("{engine}", ""),
+            ("{room}", room),
+        ]
     };
     let text = text.replace("{p}", prefix).replace("{sums}", &sums.join(", "));
     words.iter().fold(text, |text, (word, meant)| text.replace(word, meant))
@@ -144,10 +165,11 @@ pub(super) async fn drop_bucket(
 /// Drops everything.
 pub(super) async fn drop_all(link: &mut Link, prefix: &str) -> Result<(), Fault> {
     let id = if link.is_mysql() { "id" } else { "id::int8" };
-    let mut names: Vec<String> = ["meta", "lease", "log", "cells", "buckets", "schema"]
-        .into_iter()
-        .map(str::to_owned)
-        .collect();
+    let mut names: Vec<String> =
+        ["meta", "lease", "log", "cells", "board", "board_head", "buckets", "schema"]
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
     for row in link.numbers(format!("SELECT {id} FROM {prefix}_buckets")).await? {
         let id = row.first().and_then(|id| u32::try_from(*id).ok());
         names.extend(id.map(|id| Bucket::of_id(id).name()));

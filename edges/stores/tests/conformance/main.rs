@@ -11,6 +11,7 @@
     reason = "a test fails by panicking, in its helpers as well"
 )]
 
+mod board;
 mod cases;
 mod history;
 mod local;

@@ -21,7 +21,7 @@ use crate::redis::options;
 use crate::{Backend, DAY, HOUR, T0, keeps_the_contract};
 
 /// A server of either kind.
-trait Database {
+pub(crate) trait Database {
     fn settings(&self) -> Settings;
     fn run(&self, settings: &Settings, text: &str) -> String;
     fn kill(&mut self);
@@ -291,11 +291,11 @@ fn tables_of_a_newer_version(server: &dyn Database) {
     drop(mpp_stores::sql::open(&settings, &options()).unwrap());
     // The same version once more is no reason to do anything.
     drop(mpp_stores::sql::open(&settings, &options()).unwrap());
-    let text = format!("INSERT INTO {}_schema (version) VALUES (2)", settings.prefix);
+    let text = format!("INSERT INTO {}_schema (version) VALUES (3)", settings.prefix);
     server.run(&settings, &text);
     let Err(error) = mpp_stores::sql::open(&settings, &options()) else { panic!("it opens") };
     let said = error.to_string();
-    assert!(said.contains("version 2, this mpp knows 1"), "{said}");
+    assert!(said.contains("version 3, this mpp knows 2"), "{said}");
     assert!(said.contains("another `prefix`"), "{said}");
 }
 
