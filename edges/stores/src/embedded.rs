@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mpp_engine::question::{Answer, Effect, Key, Question, Shelf};
+use mpp_engine::question::{Answer, Effect, Key, Moment, Question, Shelf};
 use mpp_hub::store::{BlockRow, Counts, Health, Later, Store, StoreError};
 
 use self::writer::Writer;
@@ -234,6 +234,11 @@ impl EmbeddedStore {
         self.shared.lock().tables.export(piece, now_ms)
     }
 
+    /// When a key was noted, if that holds.
+    pub(crate) fn noted(&self, now_ms: u64, shelf: Shelf, key: Key) -> Option<Moment> {
+        self.shared.lock().tables.noted(now_ms, shelf, key)
+    }
+
     /// Whether noting a moment is news to others: it is new, or a sixteenth of its time later.
     pub(crate) fn is_news(
         &self,
@@ -241,7 +246,7 @@ impl EmbeddedStore {
         again: bool,
         (now_ms, keep_ms): (u64, u64),
     ) -> bool {
-        match self.shared.lock().tables.noted(now_ms, shelf, key) {
+        match self.noted(now_ms, shelf, key) {
             None => true,
             Some(known) => again && now_ms.saturating_sub(known.at_ms) > keep_ms / 16,
         }

@@ -229,6 +229,12 @@ impl Server {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Reads the log from the entry on that was read last.
+    fn log(&self, since: &Cursor) -> Command {
+        let range = Command::new(b"XRANGE").word(self.names.of(COMMON, "l")).word(&since.0);
+        range.word("+").word("COUNT").number(NEWS_MAX)
+    }
+
     /// A call of the script, by its hash or with its text.
     fn script_call(
         &self,
@@ -294,6 +300,21 @@ impl Server {
     }
 }
 
+/// What has come to the log since.
+fn read_log(since: &Cursor, reply: Reply) -> News {
+    let mut news = News { cursor: since.clone(), ..News::default() };
+    let mut entries = list(reply).into_iter().filter_map(entry);
+    if since.0 != "0-0" {
+        // The entry that was read last is there as long as none behind it was dropped.
+        news.has_gap = entries.next().is_none_or(|(id, _)| id != since.0);
+    }
+    for (id, fields) in entries {
+        news.cursor = Cursor(id);
+        news.records.extend(news_record(&fields));
+    }
+    news
+}
+
 /// What was refused first.
 fn error_of(answers: &[Reply]) -> Option<&str> {
     answers.iter().find_map(|answer| match answer {
@@ -328,10 +349,18 @@ impl Remote for Server {
     fn exchange<'a>(&'a self, batch: &'a Batch<'a>) -> Waiting<'a, Exchanged> {
         Box::pin(async move {
             let mut trips = Trips::new(self.link.is_cluster());
+            // In front of all else: what this batch changes is not in it.
+            let log = batch.since.map(|since| (since, trips.read(COMMON, &self.log(since))));
             let sources = self.known().build(&self.names, batch, &mut trips);
-            let answered = self.send(trips, (batch.node, batch.number)).await?;
+            let mut answered = self.send(trips, (batch.node, batch.number)).await?;
+            let news = log.and_then(|(since, place)| {
+                let (replies, _) = answered.get_mut(&COMMON)?;
+                let reply = std::mem::replace(replies.get_mut(place)?, Reply::Nil);
+                Some(read_log(since, reply))
+            });
             let (mut done, again) = self.gather(batch, &sources, answered);
             self.ask_again(&again, &mut done).await?;
+            done.news = news.unwrap_or_default();
             Ok(done)
         })
     }
@@ -374,24 +403,8 @@ impl Remote for Server {
                 let cursor = Cursor(id.unwrap_or_else(|| "0-0".into()));
                 return Ok(News { cursor, ..News::default() });
             }
-            let range = |from: &str, to: &str, most: u64| {
-                let range = Command::new(b"XRANGE").word(&log).word(from).word(to);
-                self.ask(range.word("COUNT").number(most))
-            };
-            let found = list(range(&format!("({}", since.0), "+", NEWS_MAX).await?);
-            let mut news = News { cursor: since.clone(), ..News::default() };
-            if found.is_empty() {
-                return Ok(news);
-            }
-            if since.0 != "0-0" {
-                // The entry that was read last is there as long as none behind it was dropped.
-                news.has_gap = list(range(&since.0, &since.0, 1).await?).is_empty();
-            }
-            for (id, fields) in found.into_iter().filter_map(entry) {
-                news.cursor = Cursor(id);
-                news.records.extend(news_record(&fields));
-            }
-            Ok(news)
+            let reply = self.ask(self.log(&since)).await?;
+            Ok(read_log(&since, reply))
         })
     }
 

@@ -83,6 +83,8 @@ pub(crate) struct Line {
     wake: Notify,
     /// What waits is to go: a thread that asked has nothing else to do.
     is_rung: AtomicBool,
+    /// The last batch was of many.
+    is_busy: AtomicBool,
     /// Whoever talks to the server has nothing to do, and would not look for more soon.
     is_resting: AtomicBool,
     /// The node goes on alone.
@@ -92,6 +94,8 @@ pub(crate) struct Line {
     /// The latest moment for which expiry was asked; 0 if done.
     sweep_ms: AtomicU64,
     swept: AtomicU64,
+    /// How often something was heard of that other nodes did.
+    heard: AtomicU64,
     /// Decisions that waited for the server and went on without it.
     late: AtomicU64,
     stop: AtomicBool,
@@ -231,6 +235,17 @@ impl SharedStore {
         self.to_here(answers);
     }
 
+    /// Asks the copy once more what it alone answers: it has heard of something since.
+    fn ask_copy_again(&self, now_ms: u64, questions: &[Question], answers: &mut [Answer]) {
+        let own: Vec<Question> = questions.iter().copied().filter(|it| !is_remote(it)).collect();
+        let mut fresh = Vec::with_capacity(own.len());
+        drop(self.copy.ask(now_ms, &own, &mut fresh));
+        let places = questions.iter().zip(answers).filter(|(it, _)| !is_remote(it));
+        for ((_, answer), fresh) in places.zip(fresh) {
+            *answer = fresh;
+        }
+    }
+
     /// Lets the copy's answers stand.
     fn answer_alone(&self, questions: &[Question], answers: &mut [Answer]) {
         self.to_here(answers);
@@ -295,6 +310,7 @@ impl Store for SharedStore {
         answers: &'a mut Vec<Answer>,
     ) -> Option<Later<'a>> {
         let now_ms = self.line.there(now_ms);
+        let heard = self.line.heard.load(Ordering::Acquire);
         // What holds if the server does not answer, and what the copy counts for itself.
         drop(self.copy.ask(now_ms, questions, answers));
         let told = questions.iter().zip(answers.iter());
@@ -323,6 +339,9 @@ impl Store for SharedStore {
         }
         Some(Box::pin(async move {
             if let Some(theirs) = theirs.await {
+                if self.line.heard.load(Ordering::Acquire) != heard {
+                    self.ask_copy_again(now_ms, questions, answers);
+                }
                 self.merge(questions, theirs, answers);
             } else {
                 self.line.late.fetch_add(1, Ordering::Relaxed);
@@ -363,8 +382,11 @@ impl Store for SharedStore {
         self.copy.perform(now_ms, &told);
         queue.change(now_ms, Vec::new(), told);
         drop(queue);
-        // Nobody waits for it: it goes with the next questions, or soon without any.
-        if self.line.is_resting.load(Ordering::Acquire) {
+        // Nobody waits for it: where there is much to do it goes with the next questions, or soon
+        // without any.
+        if !self.line.is_busy.load(Ordering::Acquire) {
+            ring_when_idle(&self.line);
+        } else if self.line.is_resting.load(Ordering::Acquire) {
             self.line.wake.notify_one();
         }
     }

@@ -247,7 +247,7 @@ impl Side {
             let jobs = [Job { now_ms, questions: some.questions(), effects: Vec::new() }];
             server.batches += 1;
             let (node, number) = (server.node, server.batches);
-            let batch = Batch { node, number, jobs: &jobs, news: &[] };
+            let batch = Batch { node, number, jobs: &jobs, news: &[], since: None };
             let asked = within(&server.runtime, async { server.remote.exchange(&batch).await });
             let answers = asked.map_err(|why| at("reading", &why))?.answers;
             let better = some.better_than(answers.first().map_or(&[], Vec::as_slice));

@@ -99,6 +99,13 @@ impl Trips {
         &mut self.all[place]
     }
 
+    /// Puts something that is read at the end; says which of the answers to what is read is its own.
+    pub(super) fn read(&mut self, part: usize, command: &Command) -> usize {
+        let reads = &mut self.trip(part).reads;
+        reads.push(command);
+        reads.count - 1
+    }
+
     /// Puts an operation of the script at the end; says with which trip it goes.
     pub(super) fn script(&mut self, now_ms: u64, operation: &Operation) -> usize {
         let trip = self.trip(operation.part);

@@ -45,6 +45,8 @@ pub(crate) struct Batch<'b> {
     pub(crate) jobs: &'b [Job],
     /// What other nodes are to know of, besides what becomes of blocks.
     pub(crate) news: &'b [Record],
+    /// Where the log was read to, if what has come since is to be told with the answers.
+    pub(crate) since: Option<&'b Cursor>,
 }
 
 /// What a server says to a batch.
@@ -54,6 +56,8 @@ pub(crate) struct Exchanged {
     pub(crate) answers: Vec<Vec<Answer>>,
     /// Points in time that were asked for and found.
     pub(crate) seen: Vec<Record>,
+    /// What the log had before the batch, if that was asked for.
+    pub(crate) news: News,
 }
 
 /// Where a server's log of changes was read to.

@@ -16,10 +16,12 @@ use tokio::time::timeout;
 
 use super::courier::Couriers;
 use super::queue::Waiting;
-use super::remote::{Batch, Connector, Cursor, Job, Meta, Remote, Trouble, Wanted};
+use super::remote::{Batch, Connector, Cursor, Job, Meta, Remote, Trouble};
 use super::{Line, Options, lock, open_copy};
 use crate::embedded::EmbeddedStore;
 use crate::record::Record;
+
+mod news;
 
 /// Jobs of a batch at the most: some milliseconds of the server's time.
 const BATCH_MAX: usize = 256;
@@ -35,14 +37,14 @@ const COUNTS_EVERY: Duration = Duration::from_millis(200);
 const WATCH_EVERY: Duration = Duration::from_millis(20);
 /// What waits goes after so long even if nobody rings: who asked is busy with something else.
 const BELL_MAX: Duration = Duration::from_millis(2);
+/// Where so many ask at once, changes wait for them.
+const BUSY: usize = 4;
 /// Times to wait before the server is tried again: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Clocks that differ by less are left alone, in milliseconds.
 const SKEW_MAX_MS: u64 = 250;
 /// Records of one upload.
 const UPLOAD: usize = 500;
-/// News of our own blocks wait at most so many looks for those that the server has not heard of.
-const PATIENCE: u32 = 5;
 
 /// The thread's own.
 pub(super) struct Runner {
@@ -247,7 +249,13 @@ impl Runner {
         let jobs: Vec<Job> = waiting.iter_mut().map(|it| std::mem::take(&mut it.job)).collect();
         let asked: Vec<bool> = waiting.iter().map(|it| it.asker.is_some()).collect();
         self.number += 1;
-        let batch = Batch { node: self.node, number: self.number, jobs: &jobs, news: &news };
+        let askers = asked.iter().filter(|it| **it).count();
+        self.line.is_busy.store(askers >= BUSY, Ordering::Release);
+        let (node, number) = (self.node, self.number);
+        // Who asks hears with the answers what other nodes did before.
+        let since = (askers > 0).then(|| self.cursor.clone());
+        let since = since.as_ref().filter(|since| **since != Cursor::default());
+        let batch = Batch { node, number, jobs: &jobs, news: &news, since };
         let began = Instant::now();
         let done = self.watched(remote.exchange(&batch), Some(&mut waiting)).await;
         let latency = began.elapsed();
@@ -257,8 +265,9 @@ impl Runner {
             state.batches += 1;
         }
         match done {
-            Ok(done) => {
+            Ok(mut done) => {
                 self.take_over_seen(&jobs, &done);
+                self.hear(std::mem::take(&mut done.news), &news);
                 let mut answers = done.answers.into_iter();
                 let mut couriers = Couriers::default();
                 for waiting in &mut waiting {
@@ -351,23 +360,6 @@ impl Runner {
         Ok(())
     }
 
-    /// Reads what every node should have.
-    async fn read_all(&mut self, remote: &dyn Remote) -> Result<(), Trouble> {
-        // Where the log ends first, so that nothing between is missed.
-        self.cursor = self.watched(remote.news(Cursor::default()), None).await?.cursor;
-        let mut from = Some(0);
-        while let Some(at) = from {
-            let (records, next) = self.watched(remote.page(at, Wanted::Dear), None).await?;
-            let now_ms = self.store_now();
-            self.copy.take_over(now_ms, &records);
-            from = next;
-            if self.is_stopped() {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
     /// Tells an empty server what the copy has.
     async fn upload(&mut self, remote: &dyn Remote) -> Result<(), Trouble> {
         let now_ms = self.store_now();
@@ -431,27 +423,6 @@ impl Runner {
         self.counting = Default::default();
         while !self.count_piece(remote).await? {}
         Ok(())
-    }
-
-    /// Takes over what has changed; says whether the log has a gap.
-    async fn read_news(&mut self, remote: &dyn Remote) -> Result<bool, Trouble> {
-        let cursor = self.cursor.clone();
-        let news = self.watched(remote.news(cursor), None).await?;
-        if news.has_gap {
-            return Ok(true);
-        }
-        let now_ms = self.store_now();
-        let queue = lock(&self.line.queue);
-        if queue.open_blocks > 0 && news.has_blocks() && self.postponed < PATIENCE {
-            // Ours would be undone by what the log says of the time before.
-            self.postponed += 1;
-            return Ok(false);
-        }
-        self.postponed = 0;
-        self.copy.take_over(now_ms, &news.records);
-        self.cursor = news.cursor;
-        drop(queue);
-        Ok(false)
     }
 
     /// The node is no longer alone, if the server is quick enough and has heard of everything.

@@ -220,6 +220,11 @@ impl State {
             work.put(node, write_node(batch.number, RealClock.now_ms()));
         }
         let mut done = Exchanged::default();
+        if let Some(since) = batch.since
+            && since.0.parse() != Ok(head.logged)
+        {
+            done.news = self.log_since(since).await?;
+        }
         for job in batch.jobs {
             let questions = job.questions.iter();
             done.answers.push(questions.map(|it| work.answer(job.now_ms, it)).collect());
@@ -295,8 +300,13 @@ impl State {
             let head = read_head(&rows).unwrap_or_default();
             return Ok(News { cursor: Cursor(head.logged.to_string()), ..News::default() });
         }
+        Ok(self.log_since(&since).await?)
+    }
+
+    /// What has come to the log since.
+    async fn log_since(&mut self, since: &Cursor) -> Result<News, Fault> {
         let known: u64 = since.0.parse().unwrap_or(0);
-        let mut news = News { cursor: since, ..News::default() };
+        let mut news = News { cursor: since.clone(), ..News::default() };
         // The entry that was read last stays as long as none behind it was dropped.
         let entries = self.link.log(known.max(1), NEWS_MAX).await?;
         let first = entries.first().map(|(id, _)| *id);
