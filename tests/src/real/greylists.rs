@@ -84,8 +84,11 @@ impl Greylist {
     /// Lets it end in order.
     pub fn stop(&mut self) {
         let Some(process) = self.process.try_id() else { return };
-        signal("TERM", &process);
-        until("the end of a greylist", || (!super::is_alive(&process)).then_some(()));
+        // They only note the signal, and may wait for the next event then: another one is one.
+        until("the end of a greylist", || {
+            signal("TERM", &process);
+            (!super::is_alive(&process)).then_some(())
+        });
         self.process.kill();
     }
 
