@@ -104,9 +104,42 @@ pub(crate) fn blocks_spread(open: impl Fn() -> Arc<dyn Store>) {
     }
 }
 
+/// Whoever asks the server for anything hears at once who was proven or blocked at another node before,
+/// and who is so no more.
+pub(crate) fn answers_know_what_was_done_before(open: impl Fn() -> Arc<dyn Store>) {
+    let (here, there) = (open(), open());
+    here.settle().unwrap();
+    there.settle().unwrap();
+    let (kind, shelf) = (IdentityKind::Client, Shelf::Proven);
+    for round in 0..20 {
+        let (key, now_ms) = (key_of(100 + round), T0 + 10 * round);
+        let questions = [
+            Question::Since { shelf, key },
+            Question::Blocked { kind, key },
+            Question::Since { shelf: Shelf::Greylisted, key },
+        ];
+        let proven = Effect::Remember { shelf, key, keep_ms: HOUR, again: true, mark: 0 };
+        here.perform(now_ms, &[proven, Effect::Block(block(key, HOUR, 2.0, 9 * HOUR))]);
+        here.settle().unwrap();
+        let known = ask(&*there, now_ms + 1, &questions);
+        assert!(matches!(known[0], Answer::Since(Some(_))), "round {round}: {known:?}");
+        assert!(matches!(known[1], Answer::Blocked(Some(_))), "round {round}: {known:?}");
+        // What this node says itself is newer than what it has just heard.
+        there.perform(now_ms + 2, &[Effect::Forget { shelf, key }, Effect::Unblock { kind, key }]);
+        for store in [&there, &here] {
+            let known = ask(&**store, now_ms + 3, &questions);
+            assert_eq!(known[0], Answer::Since(None), "round {round}");
+            assert_eq!(known[1], Answer::Blocked(None), "round {round}");
+            there.settle().unwrap();
+        }
+    }
+}
+
 #[test]
 fn on_one_server_nodes_are_one() {
     let server = Redis::start(&[]);
+    let backend = OnRedis::new(Topology::Single, &[server.place()]);
+    answers_know_what_was_done_before(|| backend.open());
     let backend = OnRedis::new(Topology::Single, &[server.place()]);
     sums_are_exact(|| backend.open());
     let backend = OnRedis::new(Topology::Single, &[server.place()]);
@@ -116,6 +149,8 @@ fn on_one_server_nodes_are_one() {
 #[test]
 fn in_a_cluster_nodes_are_one() {
     let cluster = Cluster::start(false);
+    let backend = OnRedis::new(Topology::Cluster, &cluster.places());
+    answers_know_what_was_done_before(|| backend.open());
     let backend = OnRedis::new(Topology::Cluster, &cluster.places());
     sums_are_exact(|| backend.open());
     let backend = OnRedis::new(Topology::Cluster, &cluster.places());

@@ -16,7 +16,7 @@ use mpp_tests::real::until;
 
 use crate::cases::{key_of, remember};
 use crate::history::does_as_the_model_does;
-use crate::nodes::{ask, blocks_spread, sums_are_exact};
+use crate::nodes::{answers_know_what_was_done_before, ask, blocks_spread, sums_are_exact};
 use crate::redis::options;
 use crate::{Backend, DAY, HOUR, T0, keeps_the_contract};
 
@@ -143,6 +143,8 @@ fn postgresql_keeps_the_contract() {
 }
 
 fn nodes_are_one(server: &dyn Database) {
+    let backend = OnSql(server.settings());
+    answers_know_what_was_done_before(|| backend.open());
     let backend = OnSql(server.settings());
     sums_are_exact(|| backend.open());
     let backend = OnSql(server.settings());
