@@ -30,8 +30,8 @@ use crate::transfer::Side;
 
 mod batch;
 mod board;
+mod connection;
 mod keys;
-mod line;
 mod link;
 mod values;
 

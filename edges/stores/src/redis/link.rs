@@ -1,7 +1,5 @@
 //! The way to a Redis, however its servers belong together.
 
-use std::time::Duration;
-
 use mpp_config::directory::tls::Tls;
 use mpp_config::store::{Redis, RedisServer, Topology};
 use mpp_settings::Secret;
@@ -10,13 +8,8 @@ use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::{Cmd, ConnectionAddr, Pipeline, RedisError, TlsCertificates, Value};
 
-use super::line::{Line, Login};
+use super::connection::{ANSWER_MAX, CONNECT_MAX, Connection, Login};
 use crate::shared::remote::Trouble;
-
-/// One server may take so long to take a connection before the next is tried.
-const CONNECT_MAX: Duration = Duration::from_millis(800);
-/// An answer that takes longer is given up with its connection.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// Commands that go to a server at once.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +36,7 @@ impl Commands {
 /// A connection.
 pub(super) enum Link {
     /// To the one server that takes changes.
-    One(Line),
+    One(Connection),
     /// To all of a cluster.
     Cluster(ClusterConnection),
 }
@@ -85,7 +78,7 @@ impl Link {
     /// Sends commands, which in a cluster are all of one part; returns a reply to each.
     pub(super) async fn send(&self, commands: &Commands) -> Result<Vec<Reply>, Trouble> {
         match self {
-            Self::One(line) => line.send(commands).await,
+            Self::One(server) => server.send(commands).await,
             Self::Cluster(cluster) => {
                 let (commands, mut cluster) = (pipeline(commands), cluster.clone());
                 match commands.query_async::<Vec<Value>>(&mut cluster).await {
@@ -108,20 +101,20 @@ async fn master(settings: &Redis, server: &RedisServer) -> Result<Link, Trouble>
         password: settings.password.as_ref().map(Secret::reveal),
         database: settings.database,
     };
-    let line = Line::open(settings, server, login).await?;
-    match ask(&line, &Command::new(b"ROLE")).await? {
+    let server = Connection::open(settings, server, login).await?;
+    match ask(&server, &Command::new(b"ROLE")).await? {
         Reply::List(parts) if parts.first() == Some(&Reply::Text(b"master".into())) => {
-            Ok(Link::One(line))
+            Ok(Link::One(server))
         }
         Reply::Error(text) => Err(Trouble(text)),
         _ => Err(Trouble("it is a replica".into())),
     }
 }
 
-async fn ask(line: &Line, command: &Command) -> Result<Reply, Trouble> {
+async fn ask(server: &Connection, command: &Command) -> Result<Reply, Trouble> {
     let mut commands = Commands::default();
     commands.push(command);
-    Ok(line.send(&commands).await?.pop().unwrap_or(Reply::Nil))
+    Ok(server.send(&commands).await?.pop().unwrap_or(Reply::Nil))
 }
 
 /// Where the master is, as a sentinel says.
@@ -131,9 +124,10 @@ async fn ask_sentinel(
     name: &str,
 ) -> Result<RedisServer, Trouble> {
     let password = settings.sentinel_password.as_ref().map(Secret::reveal);
-    let line = Line::open(settings, sentinel, Login { user: None, password, database: 0 }).await?;
+    let server =
+        Connection::open(settings, sentinel, Login { user: None, password, database: 0 }).await?;
     let question = Command::new(b"SENTINEL").word("get-master-addr-by-name").word(name);
-    match ask(&line, &question).await? {
+    match ask(&server, &question).await? {
         Reply::List(parts) => {
             let mut parts = parts.into_iter().filter_map(super::values::bytes);
             let (host, port) = (parts.next(), parts.next());

@@ -17,9 +17,9 @@ use super::link::Commands;
 use crate::shared::remote::Trouble;
 
 /// One server may take so long to take a connection before the next is tried.
-const CONNECT_MAX: Duration = Duration::from_millis(800);
+pub(super) const CONNECT_MAX: Duration = Duration::from_millis(800);
 /// An answer that takes longer is given up with its connection.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Room for what a server sends, at a time.
 const ROOM: usize = 16 << 10;
 
@@ -32,7 +32,7 @@ pub(super) struct Login<'s> {
 }
 
 /// A connection. One that was left in the middle of an answer is of no more use.
-pub(super) struct Line(Mutex<Option<Open>>);
+pub(super) struct Connection(Mutex<Option<Open>>);
 
 struct Open {
     stream: Box<dyn Stream>,
@@ -47,7 +47,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-impl Line {
+impl Connection {
     /// Connects and logs in.
     pub(super) async fn open(
         settings: &Redis,
@@ -56,14 +56,14 @@ impl Line {
     ) -> Result<Self, Trouble> {
         let opening = async {
             let stream = connect(settings, server).await?;
-            let line = Self(Mutex::new(Some(Open {
+            let connection = Self(Mutex::new(Some(Open {
                 stream,
                 held: Vec::new(),
                 used: 0,
                 decoder: Decoder::default(),
             })));
-            line.log_in(login).await?;
-            Ok(line)
+            connection.log_in(login).await?;
+            Ok(connection)
         };
         let late = |_| Err(Trouble("it takes no connection in time".into()));
         timeout(CONNECT_MAX, opening).await.unwrap_or_else(late)
