@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
-use super::signal;
+use super::{signal, until};
 
 /// A process, or nothing while the server is down. Killed when dropped.
 #[derive(Debug, Default)]
@@ -29,7 +29,10 @@ impl Process {
 
     /// Lets it hang: connections are taken, and nothing is answered.
     pub fn freeze(&self) {
-        signal("STOP", &self.id());
+        let process = self.id();
+        signal("STOP", &process);
+        // Each thread stops when it next has its turn.
+        until("a process that stands still", || threads_stand_still(&process).then_some(()));
     }
 
     /// Lets it go on.
@@ -64,4 +67,13 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Whether all threads of a process are stopped.
+fn threads_stand_still(process: &str) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("a server that runs");
+    threads.filter_map(Result::ok).all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['T', 'Z', 'X']))
+    })
 }
