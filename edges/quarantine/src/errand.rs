@@ -299,9 +299,8 @@ impl Index {
 
     /// Forgets those that came before a time: their orders do not stand any more.
     pub(crate) async fn forget_errands(&self, before_ms: u64) -> Result<(), String> {
-        let mut write = self.write.lock().await;
-        let row = sqlx::query("DELETE FROM errand WHERE at_ms < ?1 AND is_told = 1");
-        row.bind(signed(before_ms)).execute(&mut *write).await.map(drop).map_err(trouble)
+        let text = "DELETE FROM errand WHERE at_ms < ?1 AND is_told = 1";
+        self.do_one(text, &[signed(before_ms)]).await
     }
 }
 

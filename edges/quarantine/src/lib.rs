@@ -27,7 +27,7 @@ mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use mpp_config::Quarantine as Settings;
@@ -55,7 +55,7 @@ use crate::files::Files;
 use crate::index::{DAMAGED, Index};
 use crate::record::Message;
 use crate::seal::Seal;
-use crate::together::Shared;
+use crate::together::{Shared, lock};
 
 /// Messages that are written at once.
 const WRITERS_MAX: usize = 4;
@@ -139,7 +139,7 @@ impl Quarantine {
 
     /// Takes other limits; the folder stays.
     pub fn configure(&self, settings: &Settings) {
-        *self.inner.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings.clone();
+        *lock(&self.inner.settings) = settings.clone();
         self.inner.held.notify_one();
     }
 
@@ -250,12 +250,12 @@ impl Inner {
     }
 
     fn settings(&self) -> Settings {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.settings).clone()
     }
 
     /// The policies that have held something since this was asked last.
     fn take_touched(&self) -> BTreeSet<String> {
-        std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.touched))
     }
 
     async fn hold(self: Arc<Self>, holding: Holding, text: Arc<Spooled>) -> Result<Id, String> {
@@ -272,7 +272,7 @@ impl Inner {
             return Err(trouble);
         }
         let policies = message.holding.recipients.into_iter().map(|it| it.policy);
-        self.touched.lock().unwrap_or_else(PoisonError::into_inner).extend(policies);
+        lock(&self.touched).extend(policies);
         self.held.notify_one();
         Ok(id)
     }

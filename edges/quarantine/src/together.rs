@@ -146,14 +146,14 @@ impl Shared {
     }
 
     /// Begins anew with another node.
-    pub(crate) async fn begin_anew(&self, name: &str) -> Result<Option<Arc<Other>>, String> {
+    pub(crate) async fn begin_anew(&self, name: &str) -> Result<(), String> {
         let keep_ms = lock(&self.others).get(name).map(|it| it.keep_ms.load(Ordering::Relaxed));
         self.forget(name);
         let other = self.other(name).await?;
         if let (Some(other), Some(keep_ms)) = (&other, keep_ms) {
             other.keep_ms.store(keep_ms, Ordering::Relaxed);
         }
-        Ok(other)
+        Ok(())
     }
 
     /// What was asked of a node and is not done yet for a message.

@@ -173,7 +173,8 @@ impl Index {
         Ok(())
     }
 
-    async fn do_one(&self, text: &'static str, bound: &[i64]) -> Result<(), String> {
+    /// One statement with these numbers.
+    pub(crate) async fn do_one(&self, text: &'static str, bound: &[i64]) -> Result<(), String> {
         let mut write = self.write.lock().await;
         let query = bound.iter().fold(sqlx::query(text), |query, number| query.bind(*number));
         query.execute(&mut *write).await.map(drop).map_err(trouble)
