@@ -85,8 +85,6 @@ pub(crate) struct Line {
     is_rung: AtomicBool,
     /// The last batch was of many.
     is_busy: AtomicBool,
-    /// Whoever talks to the server has nothing to do, and would not look for more soon.
-    is_resting: AtomicBool,
     /// The node goes on alone.
     is_away: AtomicBool,
     /// What is added to this machine's time.
@@ -380,13 +378,15 @@ impl Store for SharedStore {
             }
         }
         self.copy.perform(now_ms, &told);
+        let is_first = queue.len() == 0;
         queue.change(now_ms, Vec::new(), told);
         drop(queue);
         // Nobody waits for it: where there is much to do it goes with the next questions, or soon
         // without any.
         if !self.line.is_busy.load(Ordering::Acquire) {
             ring_when_idle(&self.line);
-        } else if self.line.is_resting.load(Ordering::Acquire) {
+        } else if is_first {
+            // Whoever talks to the server had nothing to wait for.
             self.line.wake.notify_one();
         }
     }

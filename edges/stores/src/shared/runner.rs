@@ -210,19 +210,15 @@ impl Runner {
 
     /// Waits until there may be something to do.
     async fn rest(&self) {
-        let due = self.news_due.min(self.sweep_due).max(Instant::now());
-        self.line.is_resting.store(true, Ordering::SeqCst);
-        let soon = if lock(&self.line.queue).len() > 0 {
-            self.line.is_resting.store(false, Ordering::SeqCst);
-            due.min(Instant::now() + BELL_MAX)
-        } else {
-            due
-        };
+        let now = Instant::now();
+        let mut due = self.news_due.min(self.sweep_due).max(now);
+        if lock(&self.line.queue).len() > 0 {
+            due = due.min(now + BELL_MAX);
+        }
         tokio::select! {
             () = self.line.wake.notified() => {}
-            () = tokio::time::sleep_until(soon.into()) => {}
+            () = tokio::time::sleep_until(due.into()) => {}
         }
-        self.line.is_resting.store(false, Ordering::SeqCst);
     }
 
     /// What is to be sent next, and who waits until everything was.
