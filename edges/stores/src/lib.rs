@@ -21,6 +21,7 @@ mod disk;
 pub mod embedded;
 mod files;
 mod frames;
+mod held;
 pub mod measure;
 pub mod memory;
 mod moments;

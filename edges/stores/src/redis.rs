@@ -18,7 +18,9 @@ use redis::Script;
 use self::batch::{Known, Source, Trip, Trips};
 use self::keys::{COMMON, Kind, Names, Operation, PARTS};
 use self::link::{Commands, Link};
-use self::values::{block_record, bytes, entry, list, news_record, number};
+use self::values::{
+    all_done, block_record, bytes, entry, error_of, list, news_record, number, only,
+};
 use crate::part::decayed;
 use crate::record::Record;
 use crate::shared::cells::{held_moment, moment_record, read_history};
@@ -146,9 +148,9 @@ impl Server {
         numbered: (u64, u64),
     ) -> Result<(usize, (Vec<Reply>, IntoIter<Reply>)), Trouble> {
         let Trip { part, reads, inserts, script, .. } = trip;
-        let mut plain = reads;
-        plain.append(&inserts);
-        let mut commands = plain.clone();
+        let mut commands = reads;
+        commands.append(&inserts);
+        let plain = commands.end();
         if !script.is_empty() {
             let hash = self.script.get_hash().as_bytes();
             commands.push(&self.script_call((b"EVALSHA", hash), part, numbered, &script));
@@ -158,12 +160,11 @@ impl Server {
             // Nothing of the script was done: the script is sent itself, and the rest again, which
             // changes nothing that is not changed already.
             let text = SCRIPT.as_bytes();
-            plain.push(&self.script_call((b"EVAL", text), part, numbered, &script));
-            answers = self.link.send(&plain).await?;
+            commands.cut(plain);
+            commands.push(&self.script_call((b"EVAL", text), part, numbered, &script));
+            answers = self.link.send(&commands).await?;
         }
-        if let Some(text) = error_of(&answers) {
-            return Err(Trouble(text.to_owned()));
-        }
+        all_done(&answers)?;
         let of_script = if script.is_empty() { None } else { answers.pop() };
         let of_script = of_script.map(list).unwrap_or_default();
         Ok((part, (answers, of_script.into_iter())))
@@ -251,12 +252,7 @@ impl Server {
 
     /// Sends one command that is not of the script.
     async fn ask(&self, command: Command) -> Result<Reply, Trouble> {
-        let mut commands = Commands::default();
-        commands.push(&command);
-        match self.link.send(&commands).await?.pop() {
-            Some(Reply::Error(text)) => Err(Trouble(text)),
-            reply => Ok(reply.unwrap_or(Reply::Nil)),
-        }
+        only(self.link.send(&Commands::of(&command)).await?)
     }
 
     /// The tables that a part has.
@@ -313,14 +309,6 @@ fn read_log(since: &Cursor, reply: Reply) -> News {
         news.records.extend(news_record(&fields));
     }
     news
-}
-
-/// What was refused first.
-fn error_of(answers: &[Reply]) -> Option<&str> {
-    answers.iter().find_map(|answer| match answer {
-        Reply::Error(text) => Some(text.as_str()),
-        _ => None,
-    })
 }
 
 /// Which kind of table it is; a field of the right length stands for any.

@@ -1,56 +1,33 @@
 //! The notice board on a Redis: scripts of its own, on a connection of its own. All of it has one hash tag,
 //! so a cluster has it in one place.
 
-use std::time::Duration;
-
 use mpp_config::store::Redis as Settings;
 use mpp_hub::board::{Board, Change, Changes, GONE_KEEP_MS, Post, check};
 use mpp_hub::directory::Answering;
 use mpp_wire::resp::{Command, Reply};
-use tokio::sync::Mutex;
-use tokio::time::timeout;
 
 use super::keys::COMMON;
 use super::values::{bytes, list, number};
 use super::{Place, Server};
-use crate::shared::remote::Trouble;
+use crate::held::Held;
 
 const POST: &str = include_str!("board_post.lua");
 const READ: &str = include_str!("board_read.lua");
-/// A request that takes longer is given up with its connection.
-const REQUEST_MAX: Duration = Duration::from_secs(10);
 
 /// The board of a store on a Redis. It connects when it is used.
 pub fn board(settings: &Settings) -> impl Board + use<> {
     let place = Place { settings: settings.clone(), is_thorough: false };
-    OnRedis { place, server: Mutex::default() }
+    OnRedis { place, server: Held::default() }
 }
 
 struct OnRedis {
     place: Place,
-    server: Mutex<Option<Server>>,
+    server: Held<Server>,
 }
 
 impl OnRedis {
-    /// Asks the server; after trouble the next one who asks connects anew.
     async fn ask(&self, make: impl FnOnce(&Server) -> Command) -> Result<Reply, String> {
-        let mut held = self.server.lock().await;
-        let asked = async {
-            let server = match held.take() {
-                Some(server) => server,
-                None => self.place.server().await?,
-            };
-            let answer = server.ask(make(&server)).await?;
-            Ok::<_, Trouble>((server, answer))
-        };
-        match timeout(REQUEST_MAX, asked).await {
-            Ok(Ok((server, answer))) => {
-                *held = Some(server);
-                Ok(answer)
-            }
-            Ok(Err(trouble)) => Err(trouble.0),
-            Err(_) => Err("it does not answer".into()),
-        }
+        self.server.with(self.place.server(), async |server| server.ask(make(server)).await).await
     }
 
     async fn changes(&self, topic: &str, since: u64, most: usize) -> Result<Changes, String> {

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::link::Commands;
+use super::values::all_done;
 use crate::shared::remote::Trouble;
 
 /// One server may take so long to take a connection before the next is tried.
@@ -79,12 +80,7 @@ impl Connection {
         if login.database > 0 {
             commands.push(&Command::new(b"SELECT").number(login.database.into()));
         }
-        for reply in self.send(&commands).await? {
-            if let Reply::Error(text) = reply {
-                return Err(Trouble(text));
-            }
-        }
-        Ok(())
+        all_done(&self.send(&commands).await?)
     }
 
     /// Sends commands; returns a reply to each.

@@ -91,6 +91,11 @@ impl Hash for Table {
 }
 
 impl Table {
+    /// The part that it is in.
+    pub(super) fn part(self) -> usize {
+        usize::from(self.part)
+    }
+
     /// The table behind it in which a field is, if it is full.
     pub(super) fn next(self, field: Field) -> Option<Self> {
         let byte = *field.bytes().get(usize::from(self.depth / 2))?;
@@ -209,13 +214,6 @@ impl Names {
 /// Which part a key belongs to.
 fn part_of(key: Key) -> usize {
     usize::try_from(key.0 >> (64 - PART_BITS)).unwrap_or(0)
-}
-
-impl Table {
-    /// The part that it is in.
-    pub(super) fn part(self) -> usize {
-        usize::from(self.part)
-    }
 }
 
 /// One operation of the script, as its words, and the part that it belongs to.

@@ -9,6 +9,7 @@ use redis::cluster_async::ClusterConnection;
 use redis::{Cmd, ConnectionAddr, Pipeline, RedisError, TlsCertificates, Value};
 
 use super::connection::{ANSWER_MAX, CONNECT_MAX, Connection, Login};
+use super::values::{bytes, only};
 use crate::shared::remote::Trouble;
 
 /// Commands that go to a server at once.
@@ -20,6 +21,24 @@ pub(super) struct Commands {
 }
 
 impl Commands {
+    /// One alone.
+    pub(super) fn of(command: &Command) -> Self {
+        let mut commands = Self::default();
+        commands.push(command);
+        commands
+    }
+
+    /// Where they end now.
+    pub(super) fn end(&self) -> (usize, usize) {
+        (self.bytes.len(), self.count)
+    }
+
+    /// Takes away all behind that.
+    pub(super) fn cut(&mut self, (bytes, count): (usize, usize)) {
+        self.bytes.truncate(bytes);
+        self.count = count;
+    }
+
     /// Puts one at the end.
     pub(super) fn push(&mut self, command: &Command) {
         command.write(&mut self.bytes);
@@ -106,15 +125,12 @@ async fn master(settings: &Redis, server: &RedisServer) -> Result<Link, Trouble>
         Reply::List(parts) if parts.first() == Some(&Reply::Text(b"master".into())) => {
             Ok(Link::One(server))
         }
-        Reply::Error(text) => Err(Trouble(text)),
         _ => Err(Trouble("it is a replica".into())),
     }
 }
 
 async fn ask(server: &Connection, command: &Command) -> Result<Reply, Trouble> {
-    let mut commands = Commands::default();
-    commands.push(command);
-    Ok(server.send(&commands).await?.pop().unwrap_or(Reply::Nil))
+    only(server.send(&Commands::of(command)).await?)
 }
 
 /// Where the master is, as a sentinel says.
@@ -129,7 +145,7 @@ async fn ask_sentinel(
     let question = Command::new(b"SENTINEL").word("get-master-addr-by-name").word(name);
     match ask(&server, &question).await? {
         Reply::List(parts) => {
-            let mut parts = parts.into_iter().filter_map(super::values::bytes);
+            let mut parts = parts.into_iter().filter_map(bytes);
             let (host, port) = (parts.next(), parts.next());
             let host = host.and_then(|host| String::from_utf8(host).ok());
             let port = port.and_then(|port| std::str::from_utf8(&port).ok()?.parse().ok());
@@ -138,7 +154,6 @@ async fn ask_sentinel(
                 _ => Err(Trouble("what it says is no address".into())),
             }
         }
-        Reply::Error(text) => Err(Trouble(text)),
         _ => Err(Trouble(format!("it knows no master `{name}`"))),
     }
 }
@@ -189,7 +204,7 @@ fn pipeline(commands: &Commands) -> Pipeline {
     while let Ok((used, Some(Reply::List(words)))) = decoder.take(rest) {
         rest = rest.get(used..).unwrap_or_default();
         let mut command = Cmd::new();
-        for word in words.into_iter().filter_map(super::values::bytes) {
+        for word in words.into_iter().filter_map(bytes) {
             command.arg(word);
         }
         pipeline.add_command(command);

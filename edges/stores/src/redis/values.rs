@@ -4,6 +4,26 @@ use mpp_wire::resp::Reply;
 
 use super::keys::read_block_field;
 use crate::record::{Bytes, Record, read_block_cell};
+use crate::shared::remote::Trouble;
+
+/// What was refused first.
+pub(super) fn error_of(replies: &[Reply]) -> Option<&str> {
+    replies.iter().find_map(|reply| match reply {
+        Reply::Error(text) => Some(text.as_str()),
+        _ => None,
+    })
+}
+
+/// That nothing was refused.
+pub(super) fn all_done(replies: &[Reply]) -> Result<(), Trouble> {
+    error_of(replies).map_or(Ok(()), |text| Err(Trouble(text.to_owned())))
+}
+
+/// The reply to the only command.
+pub(super) fn only(mut replies: Vec<Reply>) -> Result<Reply, Trouble> {
+    all_done(&replies)?;
+    Ok(replies.pop().unwrap_or(Reply::Nil))
+}
 
 /// An entry of the log: its number, and its fields.
 pub(super) fn entry(reply: Reply) -> Option<(String, Vec<Reply>)> {

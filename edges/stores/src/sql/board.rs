@@ -4,24 +4,20 @@
 //! their order and no reader misses one. No batch of decisions waits for that row.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use mpp_config::store::Sql as Settings;
 use mpp_hub::board::{Board, Change, Changes, GONE_KEEP_MS, Post, check};
 use mpp_hub::directory::Answering;
 use sqlx::Row as _;
-use tokio::sync::Mutex;
-use tokio::time::timeout;
 
 use super::link::{Fault, Link};
 use super::mysql::{self, MySql, filled, marks};
 use super::postgres::{self, Postgres};
+use crate::held::Held;
 use crate::shared::remote::Trouble;
 
 /// A node asks about once a second: of one that says nothing for so many seconds its machine hangs.
 const IDLE_S: u32 = 30;
-/// A request that takes longer is given up with its connection.
-const REQUEST_MAX: Duration = Duration::from_secs(10);
 /// A post that others get in the way of is done anew so often.
 const TRIES_MAX: u32 = 4;
 /// Rows that have run out and are dropped with one post.
@@ -29,12 +25,12 @@ const OVER_MAX: usize = 200;
 
 /// The board of a store in a database. It connects when it is used.
 pub fn board(settings: &Settings) -> impl Board + use<> {
-    OnSql { settings: settings.clone(), link: Mutex::default() }
+    OnSql { settings: settings.clone(), link: Held::default() }
 }
 
 struct OnSql {
     settings: Settings,
-    link: Mutex<Option<Link>>,
+    link: Held<Link>,
 }
 
 /// A row as the table has it.
@@ -49,29 +45,13 @@ struct Line {
 type Read = (Vec<u8>, i64, Option<Vec<u8>>);
 
 impl OnSql {
-    /// Does something on the connection; after trouble the next one who does connects anew.
     async fn with<T>(
         &self,
         work: impl AsyncFnOnce(&mut Link, &str) -> Result<T, Trouble>,
     ) -> Result<T, String> {
-        let mut held = self.link.lock().await;
         let prefix = &self.settings.prefix;
-        let done = timeout(REQUEST_MAX, async {
-            let mut link = match held.take() {
-                Some(link) => link,
-                None => Link::open(&self.settings, IDLE_S).await?,
-            };
-            let done = work(&mut link, prefix).await?;
-            Ok::<_, Trouble>((link, done))
-        });
-        match done.await {
-            Ok(Ok((link, done))) => {
-                *held = Some(link);
-                Ok(done)
-            }
-            Ok(Err(trouble)) => Err(trouble.0),
-            Err(_) => Err("it does not answer".into()),
-        }
+        let connect = Link::open(&self.settings, IDLE_S);
+        self.link.with(connect, async |link| work(link, prefix).await).await
     }
 }
 
