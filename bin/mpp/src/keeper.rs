@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use mpp_address::Path;
 use mpp_config::Quarantine as Settings;
 use mpp_config::proxy::Taking;
 use mpp_doors::proxy::{Gate, Injected};
@@ -233,7 +234,8 @@ impl Keeper {
         };
         let mut hops: BTreeMap<usize, Vec<String>> = BTreeMap::new();
         for recipient in recipients {
-            let hop = match gate.proxy().takes(recipient) {
+            let path = Path::resolve(recipient.as_bytes()).unwrap_or_default();
+            let hop = match gate.proxy().takes(&path) {
                 Taking::Yes(hop) => hop,
                 // Its domain may have gone from the configuration since it was held.
                 _ => hop.parse().unwrap_or(0),
@@ -268,6 +270,7 @@ impl Keeper {
             size_bytes: 0,
             recipient_count: 1,
             is_early: false,
+            is_ours: false,
             unknown: &[],
         };
         self.hub.observe(&asked, Observed::Clean, &mut mpp_hub::Desk::default()).await;
@@ -339,7 +342,8 @@ impl Keeper {
 
     /// Where mail for a user goes: the name of a proxy, and the number of its hop.
     pub(crate) fn route_of(&self, user: &str) -> Option<String> {
-        self.gates.iter().find_map(|gate| match gate.proxy().takes(user) {
+        let path = Path::parse_bare(user).ok()?;
+        self.gates.iter().find_map(|gate| match gate.proxy().takes(&path) {
             Taking::Yes(hop) => Some(format!("{}/{hop}", gate.proxy().name)),
             _ => None,
         })

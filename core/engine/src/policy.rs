@@ -110,10 +110,9 @@ impl Pattern {
         if text.is_empty() {
             return Err("expected an account name".into());
         }
-        let text = text.to_ascii_lowercase();
         match text.strip_prefix('@') {
             Some(domain) => Ok(Self::domain(domain)),
-            None => Ok(Self::Address(text)),
+            None => Ok(Self::Address(address::account(text).into_owned())),
         }
     }
 

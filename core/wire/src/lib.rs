@@ -19,5 +19,6 @@ pub mod policy;
 pub mod proxy_protocol;
 pub mod resp;
 pub mod smtp;
+mod smtp_envelope;
 pub mod smtp_server;
 pub mod spamd;

@@ -407,6 +407,7 @@ fn asked<'a>(request: &'a Request<'a>, texts: &'a mut String) -> Option<Asked<'a
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or(0),
         is_early: false,
+        is_ours: false,
         unknown: &request.unknown,
     })
 }

@@ -51,6 +51,9 @@ pub struct Asked<'a> {
     pub size_bytes: u64,
     pub recipient_count: u32,
     pub is_early: bool,
+    /// Whether the client is one of this site's own servers, which the configuration names, and speaks
+    /// for itself.
+    pub is_ours: bool,
     /// Attributes that nobody knows: for the log.
     pub unknown: &'a [(&'a [u8], &'a [u8])],
 }

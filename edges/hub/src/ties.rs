@@ -33,7 +33,7 @@ impl Ties {
         let connection = if facts.client_port == 0 {
             0
         } else {
-            ring.pair(facts.keys.client, 0x10_0000 + u64::from(facts.client_port))
+            ring.pair(ring.host(facts.client), 0x10_0000 + u64::from(facts.client_port))
         };
         let transaction = ring.pair(instance, 0x20_0000);
         let queue_id = facts.queue_id;

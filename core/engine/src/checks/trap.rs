@@ -11,6 +11,7 @@ use regex::{RegexSet, RegexSetBuilder};
 
 use super::blame::{self, Term};
 use super::{Check, Context, Kind, block};
+use crate::address;
 use crate::decide::{Event, Pause, Round, Value};
 use crate::facts::{Direction, Facts, Repeat, Stage};
 use crate::question::{BlockReason, IdentityKind};
@@ -58,7 +59,7 @@ impl Trap {
                 RegexSet::empty()
             });
         let addresses = table
-            .list("addresses", &[], |address| Ok(context.ring.text(&address.to_ascii_lowercase())))
+            .list("addresses", &[], |address| Ok(context.ring.text(&address::canonical(address))))
             .into_iter()
             .collect();
         Self { patterns, addresses, term: Term::read(table, "1d", 2.0, "7d") }

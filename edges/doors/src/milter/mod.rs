@@ -28,7 +28,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use self::agreement::{Agreement, Offer, Wishes};
-use self::message::{Client, Fate, Known, Message, UNKNOWN, bare, readable};
+use self::message::{Client, Fate, Known, Message, UNKNOWN, readable, resolved};
 use self::scan::Outcome;
 use crate::dialogue;
 use crate::listen::Connection;
@@ -302,7 +302,8 @@ impl Session {
         let size = size.and_then(|size| std::str::from_utf8(size).ok()?.parse().ok());
         let instance = format!("milter.{:x}.{:x}", self.number, self.messages);
         let fate = self.known.client.as_ref().map(|client| client.fate).unwrap_or_default();
-        self.known.message = Some(Message::begin(instance, address, size.unwrap_or(0), fate));
+        let sender = resolved(&self.known.noted.sender, address);
+        self.known.message = Some(Message::begin(instance, sender, size.unwrap_or(0), fate));
     }
 
     /// The message is over, and was not taken.
@@ -313,7 +314,7 @@ impl Session {
     }
 
     async fn recipient(&mut self, address: &[u8], out: &mut Vec<u8>) {
-        let recipient = bare(address);
+        let recipient = self.known.noted.recipient(address);
         let agreement = self.agreement.as_ref();
         let hears = agreement.is_some_and(Agreement::hears_of_rejected);
         let is_named = agreement.is_some_and(Agreement::names_recipients);

@@ -212,7 +212,7 @@ impl Session {
             client_name: client.name.clone(),
             helo: client.helo.clone(),
             sender: message.sender.clone(),
-            recipients: named.map(|named| super::bare(named.path.as_bytes())).collect(),
+            recipients: named.map(|named| super::message::bare(named.path.as_bytes())).collect(),
             sasl_user: self.known.noted.sasl_user.clone(),
             queue_id: self.known.noted.queue_id.clone(),
             results: Vec::new(),
@@ -254,7 +254,7 @@ impl Session {
         let (Some(client), Some(message)) = (&self.known.client, &self.known.message) else {
             return Err("nothing is known of it".into());
         };
-        let bare = |path: &str| super::bare(path.as_bytes());
+        let bare = |path: &str| super::message::bare(path.as_bytes());
         let wanted = (named, &*plan.quarantine);
         let (recipients, reason) = scanning::held_for(&self.door.hub, wanted, (worst, bare)).await;
         let tests: Vec<&str> = worst.findings.iter().map(|finding| &*finding.tests).collect();
