@@ -166,6 +166,11 @@ impl Facts<'_> {
         self.sender.is_empty()
     }
 
+    /// Whether it says that it is a bounce for one of ours. Spammers say so, too.
+    pub fn is_stray(&self) -> bool {
+        self.direction == Direction::Inbound && self.is_null_sender()
+    }
+
     /// Whether the mail server itself has refused the recipient already.
     pub fn is_refused(&self) -> bool {
         self.server_says == ServerSays::NoSuchUser

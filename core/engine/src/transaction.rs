@@ -60,7 +60,7 @@ impl Transactions {
             Some(recent)
                 if recent.request == request
                     && request != 0
-                    && now_ms.saturating_sub(recent.at_ms) < RECENT_MS =>
+                    && now_ms.abs_diff(recent.at_ms) < RECENT_MS =>
             {
                 if recent.let_through {
                     Repeat::LetThrough

@@ -517,7 +517,8 @@ pub(crate) fn asked<'a>(
         instance: &message.instance,
         queue_id: &client.queue_id,
         context: CONTEXT,
-        size_bytes: if is_at_end { announced.max(message.watch.bytes) } else { announced },
+        // What came, not what was announced: that costs a client nothing.
+        size_bytes: if stage == Stage::EndOfMessage { message.watch.bytes } else { announced },
         recipient_count: if is_at_end { message.recipients } else { 0 },
         is_early,
         is_ours: client.is_ours,
