@@ -48,6 +48,7 @@ fn judge(hub: &Hub, sender: &str, recipient: &str) -> Action {
         recipient_count: 0,
         is_early: false,
         is_ours: false,
+        is_queued: false,
         unknown: &[],
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

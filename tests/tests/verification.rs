@@ -125,6 +125,7 @@ async fn judge(hub: &Hub, recipient: &str) -> Verdict {
         recipient_count: 0,
         is_early: false,
         is_ours: false,
+        is_queued: false,
         unknown: &[],
     };
     let verdict = hub.judge(&asked, &mut Desk::default()).await.decision.verdict;

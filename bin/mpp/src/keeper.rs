@@ -271,6 +271,7 @@ impl Keeper {
             recipient_count: 1,
             is_early: false,
             is_ours: false,
+            is_queued: false,
             unknown: &[],
         };
         self.hub.observe(&asked, Observed::Clean, &mut mpp_hub::Desk::default()).await;

@@ -122,6 +122,9 @@ pub struct Facts<'a> {
     pub is_early: bool,
     /// Client and network are ours or of a configured peer: never blocked.
     pub is_spared: bool,
+    /// Whether a mail server has taken the message already: whoever is refused now is not told; a sender
+    /// who may be forged is.
+    pub is_queued: bool,
     /// What this transaction has reserved so far.
     pub reserved: Reserved,
     /// The hashes of all identities.

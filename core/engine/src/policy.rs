@@ -394,6 +394,13 @@ impl Policies {
         self.hold_at_end
     }
 
+    /// The first transport and place that any policy has Postfix send mail to (`FILTER` of access(5)).
+    pub fn filter(&self) -> Option<&str> {
+        let all = self.entries.iter().map(|entry| &entry.policy).chain([&self.default]);
+        let mut filters = all.filter_map(|policy| policy.scanning.as_deref()).map(|it| &*it.filter);
+        filters.find(|filter| !filter.is_empty())
+    }
+
     /// Whether any of them has messages scanned, so that a door has to see them whole.
     pub fn scan(&self) -> bool {
         self.scan

@@ -85,6 +85,14 @@ impl Transactions {
         }
     }
 
+    /// Forgets the answer to a request.
+    pub fn forget(&mut self, request: u64) {
+        let slot = self.slot(request).and_then(|slot| self.recent.get_mut(slot));
+        if let Some(place) = slot.filter(|place| place.request == request) {
+            *place = Recent::default();
+        }
+    }
+
     fn slot(&self, request: u64) -> Option<usize> {
         Some(usize::try_from(request).ok()? & self.recent.len().checked_sub(1)?)
     }

@@ -213,6 +213,7 @@ pub(crate) fn asked(request: &Value) -> Result<Asked<'_>, String> {
         recipient_count: 0,
         is_early: false,
         is_ours: false,
+        is_queued: false,
         unknown: &[],
     })
 }

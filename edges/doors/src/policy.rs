@@ -408,6 +408,7 @@ fn asked<'a>(request: &'a Request<'a>, texts: &'a mut String) -> Option<Asked<'a
             .unwrap_or(0),
         is_early: false,
         is_ours: false,
+        is_queued: false,
         unknown: &request.unknown,
     })
 }

@@ -83,6 +83,7 @@ pub(crate) fn facts<'a>(
         server_says: ServerSays::Nothing,
         is_new_connection: false,
         is_early: asked.is_early,
+        is_queued: asked.is_queued,
         is_spared: asked.is_ours || is_local || configuration.networks.trusted.contains(client),
         reserved: Reserved::default(),
         keys: ring.keys(&parties, scratch),

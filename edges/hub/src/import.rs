@@ -126,6 +126,7 @@ fn asked<'a>(client: std::net::IpAddr, sender: &'a str, recipient: &'a str) -> A
         recipient_count: 0,
         is_early: false,
         is_ours: false,
+        is_queued: false,
         unknown: &[],
     }
 }

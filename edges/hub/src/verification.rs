@@ -66,6 +66,7 @@ fn asked_about(recipient: &str) -> Asked<'_> {
         recipient_count: 0,
         is_early: false,
         is_ours: false,
+        is_queued: false,
         unknown: &[],
     }
 }

@@ -68,6 +68,7 @@ impl Known {
             recipient_count: if is_at_end { recipients } else { 0 },
             is_early: false,
             is_ours: false,
+            is_queued: false,
             unknown: &[],
         })
     }

@@ -522,6 +522,7 @@ pub(crate) fn asked<'a>(
         recipient_count: if is_at_end { message.recipients } else { 0 },
         is_early,
         is_ours: client.is_ours,
+        is_queued: !client.queue_id.is_empty(),
         unknown: &[],
     })
 }
