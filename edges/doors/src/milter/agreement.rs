@@ -1,6 +1,8 @@
 //! What door and mail server agree on before anything else: only the steps at which something is
 //! asked, and only the actions that a policy needs. What was not agreed on is never said.
 
+use std::borrow::Cow;
+
 use mpp_engine::edits::{HeaderNames, Needs};
 use mpp_engine::facts::Stage;
 use mpp_wire::milter::{VERSION, actions, protocol};
@@ -91,6 +93,7 @@ impl Agreement {
             (!measures, protocol::NO_BODY),
             (measures, protocol::QUIET_BODY),
             (rejected, protocol::REJECTED_RECIPIENTS),
+            (scans, protocol::LEADING_BLANK),
             (!asks(Stage::Connect), protocol::QUIET_CONNECT),
             (!asks(Stage::Helo), protocol::QUIET_HELO),
             (!asks(Stage::Mail), protocol::QUIET_MAIL),
@@ -139,6 +142,16 @@ impl Agreement {
         self.protocol & step != 0
     }
 
+    /// Whether values of header fields have the blank behind the colon, if there is one.
+    pub(super) fn has_blanks(&self) -> bool {
+        self.protocol & protocol::LEADING_BLANK != 0
+    }
+
+    /// A value of our own, as it is said to the server.
+    pub(super) fn value<'v>(&self, value: &'v [u8]) -> Cow<'v, [u8]> {
+        if self.has_blanks() { [b" ", value].concat().into() } else { value.into() }
+    }
+
     /// Whether the server tells of recipients whom it refuses.
     pub(super) fn hears_of_rejected(&self) -> bool {
         self.protocol & protocol::REJECTED_RECIPIENTS != 0
@@ -184,6 +197,7 @@ mod tests {
             assert_eq!(agreement.is_quiet(protocol::QUIET_HEADERS), removes, "{setting}");
             assert_eq!(agreement.is_quiet(protocol::NO_HEADERS), !removes, "{setting}");
             assert_eq!(agreement.removed.contains(b"x-a"), removes, "{setting}");
+            assert!(!agreement.has_blanks(), "nobody wants the bytes: {setting}");
             assert!(agreement.hears_of_rejected());
             // Nothing that is not offered.
             assert!(!agreement.measures);
@@ -206,6 +220,18 @@ mod tests {
         // Where nothing is asked at the end nobody wants to know.
         let text = format!("[listen]\nmilter_stages = [\"RCPT\"]\n{text}");
         assert!(!agreed(ALL, &text, false).measures);
+    }
+
+    #[test]
+    fn blanks_are_asked_for_where_messages_are_collected_and_offered() {
+        let text = "[scanner.x]\nkind = \"clamd\"\nservers = [\"127.0.0.1:1\"]\n\
+            [policy.default.scan]\nwith = [\"x\"]\n";
+        let agreement = agreed(ALL, text, false);
+        assert!(agreement.scans && agreement.has_blanks());
+        assert_eq!(&*agreement.value(b"a"), b" a");
+        let older = agreed((ALL.0, ALL.1 & !protocol::LEADING_BLANK), text, false);
+        assert!(older.scans && !older.has_blanks());
+        assert_eq!(&*older.value(b"a"), b"a");
     }
 
     #[test]

@@ -10,7 +10,8 @@ use mpp_wire::milter_answer::Answer;
 
 use super::CONTEXT;
 use super::agreement::Agreement;
-use super::scan::{Additions, Collected, OURS, has_subject};
+use super::collected::Collected;
+use super::scan::{Additions, OURS};
 
 /// Bytes of a name or address that are kept; more is cut off.
 const TEXT_BYTES_MAX: usize = 4 * 1024;
@@ -180,6 +181,11 @@ impl Message {
         self.named.push(address.to_owned());
     }
 
+    /// Whether a recipient can be written down without loss, by his number.
+    pub(super) fn is_text(&self, number: usize) -> bool {
+        self.named.get(number).is_none_or(|path| std::str::from_utf8(path).is_ok())
+    }
+
     /// Sees a header field.
     pub(super) fn see(&mut self, (name, is_cut): (&[u8], bool), wanted: &HeaderNames) {
         self.fields.see((name, is_cut), wanted);
@@ -238,6 +244,7 @@ impl Message {
                 }
             }
             for (place, (name, value)) in (0..).zip(&edits.added) {
+                let value = &agreement.value(value.as_bytes());
                 say(Answer::InsertHeader { place, name, value });
             }
             for address in self.named.iter().filter(|_| edits.is_redirected()) {
@@ -253,11 +260,19 @@ impl Message {
             }
         }
         if let Some(additions) = additions {
-            additions.answers(has_subject(&self.collected)).into_iter().for_each(&mut say);
+            additions.say(agreement, &mut say);
+            for number in &additions.removed {
+                // As the server has named it, whatever bytes those are.
+                say(Answer::RemoveRecipient(self.named.get(*number).map_or(b"", Vec::as_slice)));
+            }
+            additions.added.iter().for_each(|path| say(Answer::AddRecipient(path)));
         }
         if is_held {
             say(Answer::Quarantine("held by mpp"));
         }
+        is_agreed &= additions.is_none_or(|additions| {
+            additions.removed.iter().all(|number| *number < self.named.len())
+        });
         // What nobody wanted when it was agreed on was not remembered either.
         is_agreed &= edits.is_none_or(|edits| {
             agreement.removed.cover(edits.removed())

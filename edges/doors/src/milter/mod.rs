@@ -7,6 +7,7 @@
 //! wants it, it is deferred.
 
 mod agreement;
+mod collected;
 mod message;
 mod scan;
 
@@ -191,7 +192,7 @@ impl Session {
             Event::Header { name, is_cut, size_bytes } => {
                 self.header((name, is_cut), size_bytes, out);
             }
-            Event::Body(size_bytes) => self.body(size_bytes, out),
+            Event::Body { size_bytes, is_last } => self.body((size_bytes, is_last), out),
             Event::EndOfMessage => self.end(out).await,
             // Negotiated away; a server that cannot leave them out wants an answer to each.
             Event::EndOfHeaders | Event::Unknown => Answer::Continue.push(out),
@@ -249,7 +250,7 @@ impl Session {
             Event::Recipient { .. } => ("RCPT", has_message),
             Event::Data => ("DATA", has_message),
             Event::Header { .. } | Event::EndOfHeaders => ("a header", has_message),
-            Event::Body(_) | Event::Content { .. } => ("a body", has_message),
+            Event::Body { .. } | Event::Content { .. } => ("a body", has_message),
             Event::EndOfMessage => ("the end of a message", has_message),
             Event::Unknown => ("a command", has_client),
             Event::Abort => ("an abort", is_agreed),
@@ -358,13 +359,14 @@ impl Session {
         }
     }
 
-    fn body(&mut self, size_bytes: usize, out: &mut Vec<u8>) {
+    fn body(&mut self, (size_bytes, is_last): (usize, bool), out: &mut Vec<u8>) {
         self.begin_collecting();
         if let Some(message) = &mut self.known.message {
             message.collected.body();
             message.measure(size_bytes);
         }
-        if !self.is_quiet(protocol::QUIET_BODY) {
+        // What comes with the end of the message is answered with it.
+        if !is_last && !self.is_quiet(protocol::QUIET_BODY) {
             Answer::Continue.push(out);
         }
     }
