@@ -7,6 +7,7 @@ use mail_parser::MessageParser;
 use mpp_hub::id::Id;
 use mpp_hub::quarantine::{HeldFor, Holding};
 use mpp_hub::spool::Spooled;
+use mpp_wire::header;
 use serde_json::{Value, json};
 
 use crate::clean;
@@ -99,7 +100,8 @@ fn recipient_of(value: &Value) -> Option<HeldFor> {
 
 /// The subject of a message, decoded, for people.
 pub(crate) fn subject(head: &[u8]) -> String {
-    let Some(field) = field(head, b"subject") else { return String::new() };
+    let Some(field) = header::value(head, "subject") else { return String::new() };
+    let field = field.get(..FIELD_BYTES_MAX).unwrap_or(field).trim_ascii();
     let mut small = Vec::with_capacity(field.len() + 16);
     small.extend_from_slice(b"Subject:");
     small.extend_from_slice(field);
@@ -109,29 +111,6 @@ pub(crate) fn subject(head: &[u8]) -> String {
         .as_ref()
         .and_then(|it| it.subject())
         .map_or_else(String::new, |subject| clean::line(subject, SUBJECT_MAX))
-}
-
-/// The value of the first field of a name, with its folded lines, as far as it is looked at.
-pub(crate) fn field<'h>(head: &'h [u8], name: &[u8]) -> Option<&'h [u8]> {
-    let mut rest = head;
-    while !rest.is_empty() && !rest.starts_with(b"\r\n") && !rest.starts_with(b"\n") {
-        let mut end = 0;
-        loop {
-            let line = rest.get(end..).unwrap_or_default();
-            end += memchr::memchr(b'\n', line).map_or(line.len(), |at| at + 1);
-            if !matches!(rest.get(end), Some(b' ' | b'\t')) {
-                break;
-            }
-        }
-        let (field, others) = rest.split_at_checked(end)?;
-        let is_it = field.get(..name.len()).is_some_and(|it| it.eq_ignore_ascii_case(name));
-        let value = field.get(name.len()..).unwrap_or_default().trim_ascii_start();
-        if let Some(value) = value.strip_prefix(b":").filter(|_| is_it) {
-            return Some(value.get(..FIELD_BYTES_MAX).unwrap_or(value).trim_ascii_end());
-        }
-        rest = others;
-    }
-    None
 }
 
 /// What has become of a message for one of its recipients.
@@ -261,6 +240,8 @@ mod tests {
             (b"Subject: =?iso-8859-1?b?4Q==?=\r\n\r\n", "á"),
             (b"Subject: =?no-such?q?x=FF?=\r\n\r\n", "x\u{fffd}"),
             (b"\r\nSubject: body\r\n", ""),
+            (b"From: a\r\nFirst line\r\nSubject: text\r\n", ""),
+            (b"SUBJECT\t: x\r\n\r\n", "x"),
             (b"Subject", ""),
             (b"", ""),
         ] {

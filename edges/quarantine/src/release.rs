@@ -141,13 +141,18 @@ fn read(inner: &Inner, id: Id, spool: &Arc<Spool>) -> io::Result<(Holding, Arc<S
     let (message, mut text) = inner.files.read(id)?;
     let mut writer = spool.begin();
     writer.write(format!("{RELEASED_FIELD}: {value}\r\n{}", message.holding.header).as_bytes())?;
-    let mut piece = vec![0; PIECE_BYTES];
+    let (mut piece, mut is_first) = (vec![0; PIECE_BYTES], true);
     loop {
         let length = text.read(&mut piece)?;
         if length == 0 {
             return Ok((message.holding, writer.finish()));
         }
-        writer.write(piece.get(..length).unwrap_or_default())?;
+        let piece = piece.get(..length).unwrap_or_default();
+        if std::mem::take(&mut is_first) && matches!(piece.first(), Some(b' ' | b'\t')) {
+            // It has no header, and would go on with ours.
+            writer.write(b"\r\n")?;
+        }
+        writer.write(piece)?;
     }
 }
 

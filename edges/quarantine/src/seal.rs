@@ -3,6 +3,7 @@
 //! It names the text that was released, and is signed with a key that only this quarantine has: a copy
 //! of the mark on another text, or on this one a week later, opens nothing.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::{self, Read, Write as _};
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::path::Path;
 use mpp_hub::hex::{hex, unhex};
 use mpp_hub::id::Id;
 use mpp_hub::spool::Spooled;
+use mpp_wire::header::{Line, Lines};
 use ring::digest;
 use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -93,23 +95,16 @@ impl Seal {
 fn text_of(text: &mut dyn Read) -> io::Result<String> {
     let mut hash = digest::Context::new(&digest::SHA256);
     let mut piece = vec![0; PIECE_BYTES];
-    // What has come of the end of the header: CR LF CR LF.
-    let mut matched = 2;
+    let mut head = Head::default();
     let mut line_ends: u64 = 0;
     loop {
         let length = text.read(&mut piece)?;
-        if length == 0 {
+        let read = piece.get(..length).unwrap_or_default();
+        let behind = head.pass(read);
+        if length == 0 && behind.is_empty() {
             break;
         }
-        let mut rest = piece.get(..length).unwrap_or_default();
-        while let (Some(byte), true) = (rest.first(), matched < 4) {
-            matched = match (byte, matched) {
-                (b'\r', 0 | 2) | (b'\n', 1 | 3) => matched + 1,
-                (b'\r', _) => 1,
-                _ => 0,
-            };
-            rest = rest.get(1..).unwrap_or_default();
-        }
+        let rest = &*behind;
         for line in rest.split_inclusive(|byte| matches!(byte, b'\r' | b'\n')) {
             let is_ended = line.ends_with(b"\r") || line.ends_with(b"\n");
             let solid = line.get(..line.len() - usize::from(is_ended)).unwrap_or_default();
@@ -123,6 +118,49 @@ fn text_of(text: &mut dyn Read) -> io::Result<String> {
         }
     }
     Ok(hex(hash.finish().as_ref()))
+}
+
+/// The header of a message that passes in pieces.
+#[derive(Default)]
+struct Head {
+    lines: Lines,
+    /// What has come of a line, before it is known what it is.
+    begun: Vec<u8>,
+    /// Whether the line under way is one of the header.
+    is_told: bool,
+    is_over: bool,
+}
+
+impl Head {
+    /// What of a piece is text, and of the end, which is an empty piece, what was kept back. An empty
+    /// line between the two is no part of either: servers put it in where it is missing.
+    fn pass<'p>(&mut self, piece: &'p [u8]) -> Cow<'p, [u8]> {
+        if self.is_over {
+            return piece.into();
+        }
+        if piece.is_empty() {
+            self.is_over = true;
+            return std::mem::take(&mut self.begun).into();
+        }
+        let mut place = 0;
+        for line in piece.split_inclusive(|byte| *byte == b'\n') {
+            place += line.len();
+            if !self.is_told {
+                self.begun.extend_from_slice(line);
+                let Some(told) = self.lines.tell(&self.begun) else { continue };
+                let behind = piece.get(place..).unwrap_or_default();
+                let begun = std::mem::take(&mut self.begun);
+                self.is_over = matches!(told, Line::Empty | Line::Text);
+                match told {
+                    Line::Empty => return behind.into(),
+                    Line::Text => return [&begun, behind].concat().into(),
+                    Line::Field { .. } | Line::Fold | Line::Mailbox => {}
+                }
+            }
+            self.is_told = !line.ends_with(b"\n");
+        }
+        Cow::default()
+    }
 }
 
 /// A message in the spool, to be read from its beginning.
@@ -193,6 +231,23 @@ mod tests {
         );
         let mode = fs::metadata(folder.path().join("key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_text_begins_where_the_header_ends() {
+        let of = |message: &str| text_of(&mut message.as_bytes()).unwrap();
+        let wanted = of("\r\nno field\r\nA: b\r\n");
+        for same in [
+            "A: b\r\n\r\nno field\r\nA: b\r\n",
+            "A: b\r\nno field\r\nA: b\r\n",
+            "From x\r\nA: b\r\n c\r\nD: e\r\nno field\r\nA: b",
+            "no field\r\nA: b",
+        ] {
+            assert_eq!(of(same), wanted, "{same:?}");
+        }
+        assert_ne!(of("A: b\r\nno field\r\nA: c\r\n"), wanted);
+        assert_ne!(of("A: b\r\nbuy\r\nA: b\r\n"), wanted);
+        assert_eq!(of("A: b\r\nno fi"), of("\r\nno fi"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use mpp_tests::real::milter_peer::{ALL, Peer, client, offer, packet, path};
 use mpp_tests::real::postfix::Postfix;
 use mpp_tests::real::smtp::{Smtp, Who};
 
-use crate::{CALM, MPP};
+use crate::{CALM, MPP, Scene};
 
 /// Header fields as nobody would write them. Blanks before a colon are not among them: Postfix itself
 /// takes those away.
@@ -139,4 +139,33 @@ fn the_last_piece_of_a_body_may_come_with_the_end_of_the_message() {
         );
     }
     assert!(mpp.runs());
+}
+
+#[test]
+fn a_header_that_ends_early_gets_its_mark_on_top_and_the_text_stays() {
+    let spamd = FakeSpamd::start(|_| 6.0);
+    let rules = "[policy.default.scan]\nwith = [\"fake\"]\nsubject = \"[SPAM]\"\n\
+        [policy.default.message]\nremove_headers = [\"X-Gone\"]\n";
+    let scene = Scene::start(&spamd.lines(), rules);
+    let texts = [
+        "First line of the text\r\n\r\nSubject: not one\r\nX-Gone: stays\r\nX-Spam-Flag: NO\r\n",
+        " begins with a blank\r\nSubject: not one\r\n",
+        "\r\nSubject: not one\r\n",
+    ];
+    for (number, text) in texts.iter().enumerate() {
+        let header = if number == 1 { "" } else { "From: a\r\nX-Gone: x\r\nX-Mailer:Foo\r\n" };
+        let reply = scene.client("198.51.100.7").message(
+            "a@good.example",
+            "bob@test.example",
+            &format!("{header}{}", text.trim_end()),
+        );
+        assert!(reply.starts_with("250"), "{reply}");
+        let got = String::from_utf8(scene.hop.texts().pop().expect("a text")).expect("ASCII");
+        let header = got.strip_suffix(text).unwrap_or_else(|| panic!("{got}"));
+        assert!(header.contains("\r\nSubject: [SPAM]\r\n"), "{got}");
+        assert_eq!(header.matches("Subject").count(), 1, "{got}");
+        assert!(!header.contains("X-Gone"), "{got}");
+        assert_eq!(header.contains("X-Mailer:Foo\r\n"), number != 1, "{got}");
+        assert_eq!(header.ends_with("\r\n\r\n"), number == 1, "{got}");
+    }
 }

@@ -12,12 +12,13 @@ use mpp_hub::Observed;
 use mpp_hub::quarantine::{Holding, RELEASED_FIELD};
 use mpp_hub::scanner::Letter;
 use mpp_hub::spool::Spooled;
+use mpp_wire::header;
 use mpp_wire::smtp::Reply;
 
 use super::deliver::Group;
 use super::gate::Tally;
 use super::reply::{self, NO_HOP};
-use super::rewrite::{HEAD_BYTES_MAX, field};
+use super::rewrite::HEAD_BYTES_MAX;
 use super::session::{Next, Session, asked};
 use super::transaction::Transaction;
 use crate::scanning::{self, Found, Named};
@@ -163,7 +164,7 @@ impl Session {
     async fn is_released(&self, text: &Arc<Spooled>) -> bool {
         let Some(quarantine) = &self.door.quarantine else { return false };
         let head = text.head(HEAD_BYTES_MAX).unwrap_or_default();
-        match field(&head, RELEASED_FIELD) {
+        match header::value(&head, RELEASED_FIELD) {
             Some(value) => quarantine.is_released(value, text).await,
             None => false,
         }

@@ -249,6 +249,11 @@ impl Session {
     fn look_at(&mut self, text: &mut Vec<u8>) {
         let proxy = &self.setup.proxy;
         let Some(message) = &mut self.transaction else { return };
+        let has_header = proxy.is_gateway() || !message.header.is_empty();
+        if has_header && message.watch.bytes == 0 && matches!(text.first(), Some(b' ' | b'\t')) {
+            // No header, and a text that would go on with ours.
+            text.splice(..0, *b"\r\n");
+        }
         message.watch.see(text);
         if let Some(edits) = &message.edits {
             message.filter.pass(text, edits.removed());
