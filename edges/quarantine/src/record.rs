@@ -49,6 +49,7 @@ impl Message {
             "instance": holding.instance, "client": holding.client.map(|it| it.to_string()),
             "client_name": holding.client_name, "helo": holding.helo,
             "sasl_user": holding.sasl_user, "sender": holding.sender,
+            "parameters": holding.parameters,
             "recipients": holding.recipients.iter().map(recipient_json).collect::<Vec<_>>(),
             "reason": holding.reason, "points": holding.points, "tests": holding.tests,
             "route": holding.route, "header": holding.header, "subject": subject, "bytes": bytes,
@@ -71,6 +72,8 @@ impl Message {
             helo: text("helo")?,
             sasl_user: text("sasl_user")?,
             sender: text("sender")?,
+            // Files of older versions have none.
+            parameters: text("parameters").unwrap_or_default(),
             recipients: recipients.map(recipient_of).collect::<Option<_>>()?,
             reason: text("reason")?,
             points: value.get("points")?.as_i64()?,
@@ -89,13 +92,18 @@ impl Message {
 }
 
 fn recipient_json(recipient: &HeldFor) -> Value {
-    let HeldFor { address, user, policy } = recipient;
-    json!({ "address": address, "user": user, "policy": policy })
+    let HeldFor { address, user, policy, parameters } = recipient;
+    json!({ "address": address, "user": user, "policy": policy, "parameters": parameters })
 }
 
 fn recipient_of(value: &Value) -> Option<HeldFor> {
     let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
-    Some(HeldFor { address: text("address")?, user: text("user")?, policy: text("policy")? })
+    Some(HeldFor {
+        address: text("address")?,
+        user: text("user")?,
+        policy: text("policy")?,
+        parameters: text("parameters").unwrap_or_default(),
+    })
 }
 
 /// The subject of a message, decoded, for people.
@@ -252,7 +260,12 @@ mod tests {
     }
 
     fn held_for(address: &str) -> HeldFor {
-        HeldFor { address: address.into(), user: "u@test.example".into(), policy: "p".into() }
+        HeldFor {
+            address: address.into(),
+            user: "u@test.example".into(),
+            policy: "p".into(),
+            parameters: format!("NOTIFY=NEVER ORCPT=rfc822;{address}"),
+        }
     }
 
     #[test]
@@ -262,6 +275,7 @@ mod tests {
             client: "2001:db8::1".parse().ok(),
             sender: "\"a b\"@x.example".into(),
             recipients: ["Bob@test.example", "ü+x@test.example"].map(held_for).into(),
+            parameters: "RET=HDRS ENVID=QQ314159".into(),
             points: -150,
             header: "X: \"y\"\r\n".into(),
             ..Holding::default()
@@ -275,7 +289,14 @@ mod tests {
         };
         let text = message.to_json().to_string();
         let back = Message::from_json(&serde_json::from_str(&text).unwrap());
-        assert_eq!(back, Some(message));
+        assert_eq!(back.as_ref(), Some(&message));
+        // As a version wrote it that knew of no parameters.
+        let mut older = message.to_json();
+        older.as_object_mut().unwrap().remove("parameters");
+        older["recipients"][0].as_object_mut().unwrap().remove("parameters");
+        let back = Message::from_json(&older).unwrap();
+        assert_eq!((&*back.holding.parameters, &*back.holding.recipients[0].parameters), ("", ""));
+        assert_eq!(back.holding.recipients[1], message.holding.recipients[1]);
         assert_eq!(Message::from_json(&json!({ "format": 2 })), None);
     }
 

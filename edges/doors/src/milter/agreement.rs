@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use mpp_engine::edits::{HeaderNames, Needs};
 use mpp_engine::facts::Stage;
+use mpp_hub::quarantine::RELEASED_FIELD;
 use mpp_wire::milter::{VERSION, actions, protocol};
 use mpp_wire::milter_answer::{Answer, MacroStage};
 
@@ -34,6 +35,7 @@ pub(super) struct Offer {
 
 /// What the door would like.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "they are facts, each of its own")]
 pub(super) struct Wishes<'a> {
     /// The stages at which it asks.
     pub(super) stages: &'a [Stage],
@@ -45,6 +47,8 @@ pub(super) struct Wishes<'a> {
     pub(super) size: bool,
     /// Whether policies have messages scanned.
     pub(super) scans: bool,
+    /// Whether messages may carry the mark of what was released from a quarantine.
+    pub(super) marks: bool,
 }
 
 /// What holds on a connection.
@@ -57,8 +61,8 @@ pub(super) struct Agreement {
     pub(super) removed: HeaderNames,
     /// Whether the header and the body come, so that their size is known.
     pub(super) measures: bool,
-    /// Whether messages can be collected for scanners.
-    pub(super) scans: bool,
+    /// Whether messages can be collected, for scanners or to see what was released.
+    pub(super) collects: bool,
 }
 
 impl Agreement {
@@ -70,11 +74,11 @@ impl Agreement {
         if offer.version < VERSION_LEAST {
             return Err(format!("version {} of the protocol is not spoken", offer.version));
         }
-        let Wishes { stages, rejected, needs, size, scans } = *wishes;
+        let Wishes { stages, rejected, needs, size, scans, marks } = *wishes;
         let mut wanted = actions::QUARANTINE | actions::MACROS;
         for (is_needed, action) in [
             (needs.adds_headers || scans, actions::ADD_HEADERS),
-            (!needs.removed.is_empty() || scans, actions::CHANGE_HEADERS),
+            (!needs.removed.is_empty() || scans || marks, actions::CHANGE_HEADERS),
             (needs.adds_recipients || scans, actions::ADD_RECIPIENTS),
             (needs.removes_recipients || scans, actions::REMOVE_RECIPIENTS),
         ] {
@@ -83,8 +87,8 @@ impl Agreement {
         let actions = wanted & offer.actions;
         let removes = actions & actions::CHANGE_HEADERS != 0;
         let asks = |stage: Stage| stages.contains(&stage);
-        let scans = scans && asks(Stage::EndOfMessage);
-        let measures = (size || scans) && asks(Stage::EndOfMessage);
+        let collects = (scans || marks) && asks(Stage::EndOfMessage);
+        let measures = collects || size && asks(Stage::EndOfMessage);
         let sees_headers = removes || measures;
         let mut steps = protocol::NO_END_OF_HEADERS | protocol::NO_UNKNOWN;
         for (is_wanted, flag) in [
@@ -93,7 +97,7 @@ impl Agreement {
             (!measures, protocol::NO_BODY),
             (measures, protocol::QUIET_BODY),
             (rejected, protocol::REJECTED_RECIPIENTS),
-            (scans, protocol::LEADING_BLANK),
+            (collects, protocol::LEADING_BLANK),
             (!asks(Stage::Connect), protocol::QUIET_CONNECT),
             (!asks(Stage::Helo), protocol::QUIET_HELO),
             (!asks(Stage::Mail), protocol::QUIET_MAIL),
@@ -102,9 +106,10 @@ impl Agreement {
             steps |= if is_wanted { flag } else { 0 };
         }
         let removed = if removes { needs.removed.clone() } else { HeaderNames::default() };
-        let removed = if removes && scans { removed.with(&OURS) } else { removed };
+        let removed =
+            if removes && collects { removed.with(&OURS).with(&[RELEASED_FIELD]) } else { removed };
         let version = offer.version.min(VERSION);
-        Ok(Self { version, actions, protocol: steps & offer.protocol, removed, measures, scans })
+        Ok(Self { version, actions, protocol: steps & offer.protocol, removed, measures, collects })
     }
 
     /// Says it to the server.
@@ -171,7 +176,8 @@ mod tests {
         let policies = &configuration.policies;
         let (needs, size, scans) = (policies.needs(), policies.count_bytes(), policies.scan());
         let offer = Offer { version: 6, actions: offered.0, protocol: offered.1 };
-        Agreement::new(offer, &Wishes { stages, rejected, needs, size, scans }).unwrap()
+        let marks = false;
+        Agreement::new(offer, &Wishes { stages, rejected, needs, size, scans, marks }).unwrap()
     }
 
     const ALL: (u32, u32) = (0x1ff, 0x1f_ffff);
@@ -227,18 +233,24 @@ mod tests {
         let text = "[scanner.x]\nkind = \"clamd\"\nservers = [\"127.0.0.1:1\"]\n\
             [policy.default.scan]\nwith = [\"x\"]\n";
         let agreement = agreed(ALL, text, false);
-        assert!(agreement.scans && agreement.has_blanks());
+        assert!(agreement.collects && agreement.has_blanks());
         assert_eq!(&*agreement.value(b"a"), b" a");
         let older = agreed((ALL.0, ALL.1 & !protocol::LEADING_BLANK), text, false);
-        assert!(older.scans && !older.has_blanks());
+        assert!(older.collects && !older.has_blanks());
         assert_eq!(&*older.value(b"a"), b"a");
     }
 
     #[test]
     fn versions_that_are_too_old_are_refused_and_newer_ones_spoken_to_as_ours() {
         let needs = Needs::default();
-        let wishes =
-            Wishes { stages: &[], rejected: false, needs: &needs, size: false, scans: false };
+        let wishes = Wishes {
+            stages: &[],
+            rejected: false,
+            needs: &needs,
+            size: false,
+            scans: false,
+            marks: false,
+        };
         let of = |version| {
             Agreement::new(Offer { version, actions: 0, protocol: 0 }, &wishes).map(|it| it.version)
         };

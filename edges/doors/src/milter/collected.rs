@@ -13,6 +13,7 @@ const SUBJECT_BYTES_MAX: usize = 32 * 1024;
 
 /// A message that is collected.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "they are facts, each of its own")]
 pub(super) struct Collected {
     /// The recipients, with what their policies want.
     pub(super) named: Vec<Named>,
@@ -21,6 +22,8 @@ pub(super) struct Collected {
     trouble: Option<String>,
     /// Whether values come with the blank behind the colon.
     has_blanks: bool,
+    /// Whether it carries the mark of a released message that is to be looked at.
+    pub(super) has_mark: bool,
     is_in_body: bool,
     is_subject: bool,
     subject: Option<Subject>,
@@ -52,7 +55,7 @@ pub(super) enum Marked {
 impl Collected {
     /// Whether it has to be collected.
     pub(super) fn is_wanted(&self) -> bool {
-        scanning::is_spooled(&self.named)
+        self.has_mark || scanning::is_spooled(&self.named)
     }
 
     /// Whether it is collected, or should have been.

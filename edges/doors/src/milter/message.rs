@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use mpp_engine::edits::{Edits, HeaderNames};
 use mpp_engine::facts::Stage;
 use mpp_hub::Asked;
+use mpp_hub::quarantine::RELEASED_FIELD;
+use mpp_wire::milter::Texts;
 use mpp_wire::milter_answer::Answer;
 
 use super::CONTEXT;
@@ -148,12 +150,16 @@ pub(super) const UNKNOWN: [&str; 3] = ["5.1.1", "5.1.6", "5.1.10"];
 pub(super) struct Message {
     pub(super) instance: String,
     pub(super) sender: String,
+    /// The parameters of MAIL.
+    pub(super) parameters: String,
     /// What the client has announced, until it is known.
     size_bytes: u64,
     /// How many recipients nothing stands against, and the last one of them.
     pub(super) recipients: u32,
     pub(super) last_recipient: String,
     pub(super) fate: Fate,
+    /// Whether the mark of a released message is looked at.
+    pub(super) is_believed: bool,
     fields: Fields,
     /// The recipients, as the server has named them, if any policy adds or removes some.
     named: Vec<Vec<u8>>,
@@ -224,6 +230,11 @@ impl Message {
             is_agreed &= agreement.allows(answer.action());
             answer.push(out);
         };
+        // What a stranger has read somewhere opens nothing, here and behind us.
+        let marks = self.fields.found.get(RELEASED_FIELD.to_ascii_lowercase().as_bytes());
+        for place in (1..=marks.copied().unwrap_or(0)).rev().filter(|_| !self.is_believed) {
+            say(Answer::RemoveHeader { place, name: RELEASED_FIELD.as_bytes() });
+        }
         if additions.is_some() {
             // Nobody else may say what scanners say.
             for (name, count) in &self.fields.found {
@@ -313,6 +324,20 @@ impl Fields {
 /// A text of bounded length. What is no UTF-8 gets replacement characters.
 pub(super) fn readable(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.get(..TEXT_BYTES_MAX).unwrap_or(bytes)).into_owned()
+}
+
+/// Parameters as a client says them, with a space between two. Such as are no UTF-8, which none may be
+/// (RFC 6531 section 3.4), are left out.
+pub(super) fn joined(parameters: Texts<'_>) -> String {
+    let mut text = String::new();
+    for parameter in parameters.filter_map(|it| std::str::from_utf8(it).ok()) {
+        if text.len() + parameter.len() >= TEXT_BYTES_MAX {
+            break;
+        }
+        text.push_str(if text.is_empty() { "" } else { " " });
+        text.push_str(parameter);
+    }
+    text
 }
 
 /// An address without its angle brackets.

@@ -6,14 +6,17 @@ use std::sync::Arc;
 use mpp_engine::facts::Stage;
 use mpp_engine::scan::{Class, Down, Fate, Plan, Scanned};
 use mpp_engine::verdict::{Action, Cause, Verdict};
-use mpp_hub::quarantine::Holding;
+use mpp_hub::quarantine::{Holding, Mark, RELEASED_FIELD};
 use mpp_hub::scanner::Letter;
 use mpp_hub::spool::Spooled;
+use mpp_wire::header;
 use mpp_wire::milter_answer::Answer;
 
 use super::agreement::Agreement;
 use super::collected::Marked;
-use super::{CONTEXT, Session};
+use super::{CONTEXT, Message, Session};
+use crate::mark;
+use crate::proxy::rewrite::HEAD_BYTES_MAX;
 use crate::proxy::trace_header::received_from;
 use crate::scanning::{self, Found, Named};
 
@@ -43,12 +46,14 @@ pub(super) enum Outcome {
     Gone,
     /// Taken.
     Passes(Additions),
+    /// Taken, and nothing is done to it.
+    AsItCame,
 }
 
 impl Session {
     /// Begins to collect a message, if somebody wants to see it.
     pub(super) fn begin_collecting(&mut self) {
-        let is_agreed = self.agreement.as_ref().is_some_and(|agreement| agreement.scans);
+        let is_agreed = self.agreement.as_ref().is_some_and(|agreement| agreement.collects);
         let Some(message) = self.known.message.as_mut().filter(|_| is_agreed) else { return };
         if !message.collected.is_wanted() || message.collected.is_begun() {
             return;
@@ -79,13 +84,15 @@ impl Session {
         let named =
             self.known.message.as_mut().map(|message| std::mem::take(&mut message.collected.named));
         let named = named.unwrap_or_default();
+        let (mark, released) = self.released(&text, &named).await;
         let found = scanning::look_into(&hub, letter, &named).await;
         let is_missing =
             |found: &Found| found.scanned.is_incomplete && found.scanning.down == Down::Defer;
         if found.iter().any(is_missing) {
             return Outcome::NotNow;
         }
-        let fates = scanning::fates(&named, &found, false);
+        let mut fates = scanning::fates(&named, &found, false);
+        mark::excuse(&mut fates, (&named, &found), &released);
         let (plan, worst) = (Plan::of(&fates), scanning::worst(&found));
         if plan.is_rejected {
             let cause = if worst.class == Class::Virus { Cause::Virus } else { Cause::Content };
@@ -98,6 +105,13 @@ impl Session {
         if let Err(trouble) = self.hold(&plan, (&named, &worst), &text).await {
             crate::warn(&format!("quarantine: {trouble}"));
             return Outcome::NotNow;
+        }
+        if let (Some(mark), Some(quarantine)) = (&mark, &self.door.quarantine) {
+            quarantine.has_passed(mark, &released).await;
+        }
+        if mark::is_excused(&fates, &released) {
+            self.conclude((Action::Accept, Cause::None), &worst, Fate::Deliver);
+            return Outcome::AsItCame;
         }
         self.learn(&found).await;
         let goes_on = plan.deliver.len() + plan.tag.len() + plan.redirect.len() > 0;
@@ -112,6 +126,25 @@ impl Session {
             return Outcome::Gone;
         }
         Outcome::Passes(self.additions(&named, &fates, &found))
+    }
+
+    /// For which recipients somebody has let this message out of the quarantine, and its mark.
+    async fn released(&self, text: &Arc<Spooled>, named: &[Named]) -> (Option<Mark>, Vec<bool>) {
+        let has_mark = |message: &&Message| message.collected.has_mark;
+        let message = self.known.message.as_ref().filter(has_mark);
+        let (Some(quarantine), Some(_)) = (&self.door.quarantine, message) else {
+            return (None, Vec::new());
+        };
+        let head = text.head(HEAD_BYTES_MAX).unwrap_or_default();
+        let Some(value) = header::value(&head, RELEASED_FIELD) else { return (None, Vec::new()) };
+        let names = |named: &Named| {
+            let first = mark::named_first(&named.parameters);
+            first.into_iter().chain([super::bare(named.path.as_bytes())]).collect()
+        };
+        let recipients = named.iter().map(names).collect();
+        let mark = Mark { value: value.to_vec(), door: CONTEXT.into(), recipients };
+        let released = quarantine.released(&mark, text).await;
+        (Some(mark), released)
     }
 
     fn letter(&self, text: &Arc<Spooled>) -> Option<Letter> {
@@ -181,6 +214,7 @@ impl Session {
             helo: client.helo.clone(),
             sasl_user: self.known.noted.sasl_user.clone(),
             sender: message.sender.clone(),
+            parameters: message.parameters.clone(),
             recipients,
             reason,
             points,
