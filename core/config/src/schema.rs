@@ -120,7 +120,7 @@ pub(crate) fn read(root: &Table, session: &Session, seed: u64) -> Configuration 
     let read = policies::read(&mut root, session, ring, (known, &mut quarantine));
     let policies::Read { policies, recipients, groups } = read;
     let has_proxy = !proxies.is_empty();
-    if quarantine.has_digests() && !has_proxy {
+    if quarantine.has_digests() && !has_proxy && quarantine.release_to.is_empty() {
         let place = root.table("policy").place();
         let problem = Diagnostic::warning(place, "digests leave by a proxy, and there is none");
         session
@@ -144,6 +144,17 @@ pub(crate) fn read(root: &Table, session: &Session, seed: u64) -> Configuration 
         recipients,
         policies,
         ring,
+    }
+}
+
+impl Configuration {
+    /// Whether a policy has mail held behind the milter that nothing could ever release: there is no
+    /// proxy, and [`Quarantine::release_to`] says nothing.
+    pub fn holds_for_good(&self) -> bool {
+        !self.listen.milter.is_empty()
+            && self.proxies.is_empty()
+            && self.quarantine.release_to.is_empty()
+            && self.policies.hold_scanned()
     }
 }
 

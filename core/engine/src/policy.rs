@@ -401,6 +401,12 @@ impl Policies {
         filters.find(|filter| !filter.is_empty())
     }
 
+    /// Whether any of them has messages held by what scanners say.
+    pub fn hold_scanned(&self) -> bool {
+        let mut all = self.entries.iter().map(|entry| &entry.policy).chain([&self.default]);
+        all.any(|policy| policy.scanning.as_ref().is_some_and(|scanning| scanning.holds()))
+    }
+
     /// Whether any of them has messages scanned, so that a door has to see them whole.
     pub fn scan(&self) -> bool {
         self.scan

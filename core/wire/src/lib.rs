@@ -11,6 +11,7 @@
 
 pub mod btree;
 pub mod clamd;
+pub mod header;
 pub mod http;
 pub mod ldap;
 pub mod milter;

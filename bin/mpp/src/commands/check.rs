@@ -51,6 +51,9 @@ impl Check {
                 Gate::new(proxy).map_err(|text| Failure(format!("error: {text}")))?;
                 print::out(&proved(proxy)?);
             }
+            if loaded.configuration.holds_for_good() {
+                return Err(Failure(format!("error: {HOLDS_FOR_GOOD}")));
+            }
         }
         Ok(())
     }
@@ -101,6 +104,11 @@ impl Check {
         }
     }
 }
+
+/// What is wrong where what is held behind a milter stays there for good.
+pub(crate) const HOLDS_FOR_GOOD: &str = "a policy has mail held behind the milter, and nothing can \
+    release it\n  = help: say where released mail goes: release_to = \"HOST:PORT\" in [quarantine], \
+    or configure a [proxy]; or hold nothing: scan.quarantine = 0, scan.virus = \"reject\"";
 
 /// What a proxy takes mail for, tried out.
 fn proved(proxy: &Proxy) -> Result<String, Failure> {

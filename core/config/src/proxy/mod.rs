@@ -18,10 +18,11 @@ pub use domains::{Domains, Taking};
 pub use hop::Hop;
 pub use limits::Limits;
 
+use crate::directory::smtp::Server;
 use crate::schema::{address, stage};
 
 /// A proxy with its settings.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Proxy {
     /// Its name in the configuration.
     pub name: Arc<str>,
@@ -79,6 +80,13 @@ pub struct Starttls {
 }
 
 impl Proxy {
+    /// One that takes no mail, and sends what is given to it to these servers.
+    pub fn outlet(name: &str, servers: &[Server]) -> Self {
+        let hop = Hop { servers: servers.to_vec(), ..Hop::default() };
+        let name_of_host = "localhost".to_owned();
+        Self { name: name.into(), hops: vec![hop], name_of_host, ..Self::default() }
+    }
+
     /// Whether it is a gateway.
     pub fn is_gateway(&self) -> bool {
         self.use_as == UseAs::Gateway

@@ -7,11 +7,14 @@ use mpp_address::Path;
 use mpp_engine::edits::{Edits, HeaderNames};
 use mpp_engine::facts::Stage;
 use mpp_hub::Asked;
+use mpp_hub::quarantine::RELEASED_FIELD;
+use mpp_wire::milter::Texts;
 use mpp_wire::milter_answer::Answer;
 
 use super::CONTEXT;
 use super::agreement::Agreement;
-use super::scan::{Additions, Collected, OURS, has_subject};
+use super::collected::Collected;
+use super::scan::{Additions, OURS};
 
 /// Bytes of a name or address that are kept; more is cut off.
 const TEXT_BYTES_MAX: usize = 4 * 1024;
@@ -164,12 +167,16 @@ pub(super) const UNKNOWN: [&str; 3] = ["5.1.1", "5.1.6", "5.1.10"];
 pub(super) struct Message {
     pub(super) instance: String,
     pub(super) sender: String,
+    /// The parameters of MAIL.
+    pub(super) parameters: String,
     /// What the client has announced, until it is known.
     size_bytes: u64,
     /// How many recipients nothing stands against, and the last one of them.
     pub(super) recipients: u32,
     pub(super) last_recipient: String,
     pub(super) fate: Fate,
+    /// Whether the mark of a released message is looked at.
+    pub(super) is_believed: bool,
     fields: Fields,
     /// The recipients, as the server has named them, if any policy adds or removes some.
     named: Vec<Vec<u8>>,
@@ -195,6 +202,11 @@ impl Message {
     pub(super) fn name(&mut self, address: &[u8]) {
         self.named_bytes += address.len();
         self.named.push(address.to_owned());
+    }
+
+    /// Whether a recipient can be written down without loss, by his number.
+    pub(super) fn is_text(&self, number: usize) -> bool {
+        self.named.get(number).is_none_or(|path| std::str::from_utf8(path).is_ok())
     }
 
     /// Sees a header field.
@@ -235,6 +247,11 @@ impl Message {
             is_agreed &= agreement.allows(answer.action());
             answer.push(out);
         };
+        // What a stranger has read somewhere opens nothing, here and behind us.
+        let marks = self.fields.found.get(RELEASED_FIELD.to_ascii_lowercase().as_bytes());
+        for place in (1..=marks.copied().unwrap_or(0)).rev().filter(|_| !self.is_believed) {
+            say(Answer::RemoveHeader { place, name: RELEASED_FIELD.as_bytes() });
+        }
         if additions.is_some() {
             // Nobody else may say what scanners say.
             for (name, count) in &self.fields.found {
@@ -255,6 +272,7 @@ impl Message {
                 }
             }
             for (place, (name, value)) in (0..).zip(&edits.added) {
+                let value = &agreement.value(value.as_bytes());
                 say(Answer::InsertHeader { place, name, value });
             }
             for address in self.named.iter().filter(|_| edits.is_redirected()) {
@@ -270,11 +288,19 @@ impl Message {
             }
         }
         if let Some(additions) = additions {
-            additions.answers(has_subject(&self.collected)).into_iter().for_each(&mut say);
+            additions.say(agreement, &mut say);
+            for number in &additions.removed {
+                // As the server has named it, whatever bytes those are.
+                say(Answer::RemoveRecipient(self.named.get(*number).map_or(b"", Vec::as_slice)));
+            }
+            additions.added.iter().for_each(|path| say(Answer::AddRecipient(path)));
         }
         if is_held {
             say(Answer::Quarantine("held by mpp"));
         }
+        is_agreed &= additions.is_none_or(|additions| {
+            additions.removed.iter().all(|number| *number < self.named.len())
+        });
         // What nobody wanted when it was agreed on was not remembered either.
         is_agreed &= edits.is_none_or(|edits| {
             agreement.removed.cover(edits.removed())
@@ -315,6 +341,20 @@ impl Fields {
 /// A text of bounded length. What is no UTF-8 gets replacement characters.
 pub(super) fn readable(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.get(..TEXT_BYTES_MAX).unwrap_or(bytes)).into_owned()
+}
+
+/// Parameters as a client says them, with a space between two. Such as are no UTF-8, which none may be
+/// (RFC 6531 section 3.4), are left out.
+pub(super) fn joined(parameters: Texts<'_>) -> String {
+    let mut text = String::new();
+    for parameter in parameters.filter_map(|it| std::str::from_utf8(it).ok()) {
+        if text.len() + parameter.len() >= TEXT_BYTES_MAX {
+            break;
+        }
+        text.push_str(if text.is_empty() { "" } else { " " });
+        text.push_str(parameter);
+    }
+    text
 }
 
 /// The address in what a client wrote for a path, as the mail server reads it.

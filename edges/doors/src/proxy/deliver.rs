@@ -19,6 +19,7 @@ const PIECE_BYTES: usize = 32 * 1024;
 const STUFFING_BYTES: usize = 256;
 
 /// Recipients who get a message in the same way.
+#[derive(Default)]
 pub(crate) struct Group {
     /// Path and parameters of each.
     pub(crate) recipients: Vec<(String, String)>,
@@ -32,6 +33,8 @@ pub(crate) struct Group {
     pub(crate) edits: Option<Edits>,
     /// Whether it goes to somebody else than the client named.
     pub(crate) is_redirected: bool,
+    /// Whether nothing at all is done to it.
+    pub(crate) is_as_it_came: bool,
 }
 
 impl Session {
@@ -73,7 +76,7 @@ impl Session {
         // The header ends before the first part that could go.
         let first = cuts.first().map_or(HEAD_BYTES_MAX, |cut| cut.range.start);
         let head = text.head(HEAD_BYTES_MAX.min(first))?;
-        let rewritten = rewrite.of(&head);
+        let rewritten = if group.is_as_it_came { head.to_vec() } else { rewrite.of(&head) };
         let mut place = head.len() as u64;
         drop(head);
         let mut stuffed = Vec::with_capacity(rewritten.len() + STUFFING_BYTES);

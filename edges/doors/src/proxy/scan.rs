@@ -9,17 +9,19 @@ use mpp_engine::facts::Stage;
 use mpp_engine::scan::{Class, Down, Fate, Plan, Scanned, Scanning};
 use mpp_engine::verdict::{Action, Cause, Verdict};
 use mpp_hub::Observed;
-use mpp_hub::quarantine::{Holding, RELEASED_FIELD};
+use mpp_hub::quarantine::{Holding, Mark, RELEASED_FIELD};
 use mpp_hub::scanner::Letter;
 use mpp_hub::spool::Spooled;
+use mpp_wire::header;
 use mpp_wire::smtp::Reply;
 
 use super::deliver::Group;
 use super::gate::Tally;
 use super::reply::{self, Answer, NO_ANSWER, NO_HOP, NOT_NOW, Own, TAKEN};
-use super::rewrite::{HEAD_BYTES_MAX, field};
+use super::rewrite::HEAD_BYTES_MAX;
 use super::session::{Next, Session, asked};
 use super::transaction::Transaction;
+use crate::mark;
 use crate::scanning::{self, Found, Named};
 
 impl Transaction {
@@ -36,8 +38,8 @@ impl Session {
         let Some(text) = text.map(mpp_hub::spool::Writer::finish) else {
             return Ok(self.end_message(&NO_HOP.into()));
         };
-        let is_released = self.is_released(&text).await;
-        let found = if is_released { Vec::new() } else { self.look_into(&text).await };
+        let (mark, released) = self.released(&text).await;
+        let found = self.look_into(&text).await;
         let is_missing =
             |found: &Found| found.scanned.is_incomplete && found.scanning.down == Down::Defer;
         if found.iter().any(is_missing) {
@@ -47,9 +49,8 @@ impl Session {
         let is_queued = !self.client.queue_id.is_empty();
         let named = self.transaction.as_ref().map_or(&[][..], |message| &message.named);
         let mut fates = scanning::fates(named, &found, is_queued);
-        if is_released {
-            fates.fill(Fate::Deliver);
-        }
+        mark::excuse(&mut fates, (named, &found), &released);
+        let is_excused = mark::is_excused(&fates, &released);
         let plan = Plan::of(&fates);
         let worst = scanning::worst(&found);
         if plan.is_rejected {
@@ -66,15 +67,22 @@ impl Session {
                 return Ok(self.end_message(&NOT_NOW.into()));
             }
         };
-        let answer = self.deliver_all(&plan, &found, &text).await;
+        let answer = self.deliver_all(&plan, (&found, &released), &text).await;
         if let (Some(id), Some(quarantine)) = (&held, &self.door.quarantine)
             && !answer.as_ref().is_some_and(Answer::is_taken)
         {
             // It comes again for all of its recipients.
             quarantine.withdraw(id).await;
         }
+        let is_taken = answer.as_ref().is_some_and(Answer::is_taken);
+        if let (Some(mark), Some(quarantine), true) = (&mark, &self.door.quarantine, is_taken) {
+            quarantine.has_passed(mark, &released).await;
+        }
         if answer.is_some() {
-            self.learn(&found).await;
+            // Somebody has said already what it is.
+            if !is_excused {
+                self.learn(&found).await;
+            }
             let action = match (plan.quarantine.is_empty(), plan == Plan::default()) {
                 (_, true) => Action::Discard,
                 (false, _) => Action::Hold,
@@ -149,14 +157,33 @@ impl Session {
         Answer::new(reply.code, &format!("{} {}", reply.status, desk.reply))
     }
 
-    /// Whether somebody has let this message out of the quarantine: nothing holds it twice.
-    async fn is_released(&self, text: &Arc<Spooled>) -> bool {
-        let Some(quarantine) = &self.door.quarantine else { return false };
+    /// Whether the mark of a released message is looked at: from ours, never from outside.
+    pub(super) fn believes_marks(&self) -> bool {
+        let proxy = &self.setup.proxy;
+        let peers = proxy.peers.as_deref().unwrap_or_default();
+        let is_peer = |it: std::net::IpAddr| peers.iter().any(|network| network.contains(&it));
+        self.door.quarantine.is_some()
+            && (mark::is_believed(self.client.address, &self.door.hub.live().configuration)
+                || !proxy.is_gateway() && self.client.address.is_some_and(is_peer))
+    }
+
+    /// For which recipients somebody has let this message out of the quarantine, and its mark.
+    async fn released(&self, text: &Arc<Spooled>) -> (Option<Mark>, Vec<bool>) {
+        let (Some(quarantine), Some(message)) = (&self.door.quarantine, &self.transaction) else {
+            return (None, Vec::new());
+        };
         let head = text.head(HEAD_BYTES_MAX).unwrap_or_default();
-        match field(&head, RELEASED_FIELD) {
-            Some(value) => quarantine.is_released(value, text).await,
-            None => false,
-        }
+        let value = header::value(&head, RELEASED_FIELD).filter(|_| self.believes_marks());
+        let Some(value) = value.map(<[u8]>::to_vec) else { return (None, Vec::new()) };
+        drop(head);
+        let names = |named: &Named| {
+            let first = mark::named_first(&named.parameters);
+            first.into_iter().chain([named.path.clone()]).collect()
+        };
+        let recipients = message.named.iter().map(names).collect();
+        let mark = Mark { value, door: format!("proxy {}", self.setup.proxy.name), recipients };
+        let released = quarantine.released(&mark, text).await;
+        (Some(mark), released)
     }
 
     /// Holds it for those who are not to get it; returns its name in the quarantine.
@@ -185,6 +212,7 @@ impl Session {
             helo: self.client.helo.clone(),
             sasl_user: self.client.login.clone(),
             sender: message.sender.clone(),
+            parameters: message.parameters.all().to_owned(),
             recipients,
             reason,
             points,
@@ -199,10 +227,10 @@ impl Session {
     async fn deliver_all(
         &mut self,
         plan: &Plan,
-        found: &[Found],
+        (found, released): (&[Found], &[bool]),
         text: &Spooled,
     ) -> Option<Answer> {
-        let groups = self.groups(plan, found).await;
+        let groups = self.groups(plan, found, released).await;
         let total: usize = groups.iter().map(|group| group.recipients.len()).sum();
         let named = self.transaction.as_ref().map_or(0, |message| message.named.len());
         let mut answers: Vec<Reply> = Vec::new();
@@ -262,7 +290,7 @@ impl Session {
     }
 
     /// Recipients who get it in the same way.
-    async fn groups(&mut self, plan: &Plan, found: &[Found]) -> Vec<Group> {
+    async fn groups(&mut self, plan: &Plan, found: &[Found], released: &[bool]) -> Vec<Group> {
         let edits = {
             let Self { door, client, transaction, desk, .. } = &mut *self;
             let message = transaction.as_deref();
@@ -273,12 +301,19 @@ impl Session {
         };
         let Some(message) = &self.transaction else { return Vec::new() };
         let mut groups: Vec<(Fate, *const Scanning, Group)> = Vec::new();
+        let is_released = |number: &usize| released.get(*number).copied().unwrap_or(false);
+        if let Some(group) =
+            as_it_came(&message.named, plan.deliver.iter().filter(|it| is_released(it)))
+        {
+            groups.push((Fate::Deliver, std::ptr::dangling(), group));
+        }
         for (numbers, fate) in [
             (&plan.deliver, Fate::Deliver),
             (&plan.tag, Fate::Tag),
             (&plan.redirect, Fate::Redirect),
         ] {
-            for named in numbers.iter().filter_map(|number| message.named.get(*number)) {
+            let numbers = numbers.iter().filter(|it| fate != Fate::Deliver || !is_released(it));
+            for named in numbers.filter_map(|number| message.named.get(*number)) {
                 // Whose policies are the same get it in the same way.
                 let scanning = named.scanning();
                 let policy = scanning.map_or(std::ptr::null(), Arc::as_ptr);
@@ -328,6 +363,16 @@ impl Session {
             strip: scanning.map(|scanning| scanning.strip.clone()).unwrap_or_default(),
             edits: edits.cloned(),
             is_redirected: fate == Fate::Redirect,
+            is_as_it_came: false,
         }
     }
+}
+
+/// Those for whom it was released: nothing is done to it.
+fn as_it_came<'n>(named: &[Named], numbers: impl Iterator<Item = &'n usize>) -> Option<Group> {
+    let all = numbers.filter_map(|number| named.get(*number));
+    let recipients: Vec<_> =
+        all.map(|named| (named.path.clone(), named.parameters.clone())).collect();
+    let is_anybody = !recipients.is_empty();
+    is_anybody.then(|| Group { recipients, is_as_it_came: true, ..Group::default() })
 }

@@ -14,6 +14,7 @@ use super::gate::Tally;
 use super::reply::{self, Answer, NO_ANSWER, NO_HOP, NOT_NOW, Own, TAKEN};
 use super::session::{Next, Session, asked};
 use super::trace_header::{RECEIVED_MAX, received};
+use crate::mark;
 
 /// A text that does not end its lines as it must; nothing behind it can be trusted.
 const BARE_LINE_END: &str = "554 5.6.0 A line does not end with CRLF\r\n";
@@ -132,7 +133,10 @@ impl Session {
             return Err(refusal);
         }
         self.hold_all();
-        let waits = self.door.hub.live().configuration.policies.hold_at_end();
+        let policies = self.door.hub.live();
+        let policies = &policies.configuration.policies;
+        // What was released is changed in nothing, and only the whole of it tells.
+        let waits = policies.hold_at_end() || policies.needs().is_any() && self.believes_marks();
         let now_ms = self.door.hub.now_ms();
         let is_gateway = self.setup.proxy.is_gateway();
         let Some(message) = &mut self.transaction else { return Err(NO_HOP.into()) };
@@ -246,9 +250,18 @@ impl Session {
 
     /// Looks whether text may be passed on, and puts the header before the first of it.
     fn look_at(&mut self, text: &mut Vec<u8>) {
+        let believes = self.believes_marks();
         let proxy = &self.setup.proxy;
         let Some(message) = &mut self.transaction else { return };
+        let has_header = proxy.is_gateway() || !message.header.is_empty();
+        if has_header && message.watch.bytes == 0 && matches!(text.first(), Some(b' ' | b'\t')) {
+            // No header, and a text that would go on with ours.
+            text.splice(..0, *b"\r\n");
+        }
         message.watch.see(text);
+        if !believes {
+            message.border.pass(text, &mark::FIELD);
+        }
         if let Some(edits) = &message.edits {
             message.filter.pass(text, edits.removed());
         }

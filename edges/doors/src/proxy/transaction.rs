@@ -50,6 +50,8 @@ pub(crate) struct Transaction {
     /// What is to be done to it.
     pub(crate) edits: Option<Edits>,
     pub(crate) filter: HeaderFilter,
+    /// Takes out what only we may say.
+    pub(crate) border: HeaderFilter,
     /// The recipients.
     pub(crate) named: Vec<Named>,
     /// Where it waits, if it is looked into.
@@ -97,6 +99,11 @@ impl Parameters {
             }
         }
         Ok(parameters)
+    }
+
+    /// All of them as they were written.
+    pub(crate) fn all(&self) -> &str {
+        &self.all
     }
 
     /// Those that a next hop takes.
