@@ -1,7 +1,6 @@
 //! `mpp check`: what is wrong with a configuration, and what holds.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
 use clap::Args;
 use mpp_config::proxy::{Proxy, Taking};
@@ -9,6 +8,7 @@ use mpp_doors::proxy::Gate;
 use serde_json::Value;
 
 use super::{Failure, recipients};
+use crate::place::Config;
 use crate::{load, print, wiring};
 
 /// Diagnose a configuration.
@@ -17,9 +17,8 @@ use crate::{load, print, wiring};
     mpp check --print                  every setting and its default\n  \
     mpp check --config /etc/mpp/mpp.toml --live --sample bob@example.org")]
 pub(crate) struct Check {
-    /// The configuration; without one, the defaults
-    #[arg(long, short, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: Config,
     /// Print the effective configuration, every default included
     #[arg(long)]
     print: bool,
@@ -33,7 +32,7 @@ pub(crate) struct Check {
 
 impl Check {
     pub(crate) fn run(&self) -> Result<(), Failure> {
-        let loaded = load::load(self.config.as_deref(), 0).map_err(Failure)?;
+        let loaded = load::load(self.config.path()?.as_deref(), 0).map_err(Failure)?;
         if !loaded.warnings.is_empty() {
             print::error(&loaded.warnings);
         }
@@ -44,7 +43,8 @@ impl Check {
         } else {
             let policies = loaded.configuration.policies.count();
             let lists = loaded.lists.len();
-            print::out(&format!("sound: {policies} policies, {lists} list files"));
+            let policies = print::many(policies, "policy");
+            print::out(&format!("sound: {policies}, {}", print::many(lists, "list file")));
             for proxy in &loaded.configuration.proxies {
                 // Certificates and keys as they are used.
                 Gate::new(proxy).map_err(|text| Failure(format!("error: {text}")))?;

@@ -11,7 +11,9 @@ use regex::{RegexSet, RegexSetBuilder};
 
 use super::blame::{self, Term};
 use super::{Check, Context, Kind, block};
+use crate::address;
 use crate::decide::{Event, Pause, Round, Value};
+use crate::entry;
 use crate::facts::{Direction, Facts, Repeat, Stage};
 use crate::question::{BlockReason, IdentityKind};
 use crate::verdict::{Action, Cause, Verdict};
@@ -58,7 +60,14 @@ impl Trap {
                 RegexSet::empty()
             });
         let addresses = table
-            .list("addresses", &[], |address| Ok(context.ring.text(&address.to_ascii_lowercase())))
+            .list("addresses", &[], |text| {
+                let text = text.to_ascii_lowercase();
+                entry::address(&text).map_err(|fault| fault.to_string())?;
+                if text.starts_with('@') {
+                    return Err(format!("`{text}` is no address: a trap is one, with its user"));
+                }
+                Ok(context.ring.text(&address::canonical(&text)))
+            })
             .into_iter()
             .collect();
         Self { patterns, addresses, term: Term::read(table, "1d", 2.0, "7d") }
