@@ -112,6 +112,10 @@ fn places(configuration: &Configuration) -> Vec<(&str, &[String])> {
 
 impl Control for Reloader {
     fn reload(&self, is_forced: bool) -> Result<String, String> {
+        // Whoever reloads may have moved the log away, whatever becomes of the configuration.
+        if let Some(log) = self.hub.log() {
+            log.reopen();
+        }
         let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = load::load(self.config.as_deref(), self.hub.store().seed());
         let prepared = loaded.and_then(|loaded| {

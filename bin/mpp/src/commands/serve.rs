@@ -32,7 +32,7 @@ use crate::keeper::{Front, Keeper};
 use crate::load::{self, Loaded};
 use crate::place::Config;
 use crate::reload::Reloader;
-use crate::{place, wiring};
+use crate::{place, private, wiring};
 
 /// How often expiry, transactions and health are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -83,6 +83,9 @@ impl Serve {
             .unwrap_or_else(|| place::state_directory(&first.configuration.server.state, config));
         let store = wiring::store(&first.configuration.store, &state, self.set_aside_damaged)?;
         let loaded = load::load(config, store.seed()).map_err(Failure)?;
+        if !has_sockets(&loaded.configuration, &state) {
+            private::close(&state);
+        }
         let wanted =
             if self.listen.is_empty() { &loaded.configuration.listen.policy } else { &self.listen };
         let quarantine = open_quarantine(&loaded.configuration, &state)?;
@@ -99,6 +102,15 @@ impl Serve {
         let node = Node::new(loaded, &state, config, (store, &doors))?;
         node.run(doors, &admin)
     }
+}
+
+/// Whether a mail server finds a socket in the state directory, and so has to enter it.
+fn has_sockets(configuration: &Configuration, state: &Path) -> bool {
+    let listen = &configuration.listen;
+    let doors = [&listen.policy, &listen.milter, &listen.pages].into_iter().flatten();
+    let proxies = configuration.proxies.iter().flat_map(|proxy| &proxy.listen);
+    let mut sockets = doors.chain(proxies).filter_map(|it| it.strip_prefix("unix:"));
+    sockets.any(|path| Path::new(path).starts_with(state))
 }
 
 fn bind(addresses: &[String]) -> Result<Vec<Listener>, Failure> {
@@ -350,6 +362,11 @@ impl Node {
                 _ = tick.tick() => {
                     self.hub.tick();
                     ticks = ticks.wrapping_add(1);
+                    if ticks.is_multiple_of(LIST_TICKS)
+                        && let Some(log) = self.hub.log()
+                    {
+                        log.look_around();
+                    }
                     if ticks.is_multiple_of(LIST_TICKS) && self.reloader.lists_changed() {
                         // As above.
                         drop(self.reloader.reload(false));
