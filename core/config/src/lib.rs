@@ -15,6 +15,7 @@ pub mod proxy;
 pub mod quarantine;
 pub mod scanner;
 mod schema;
+mod sense;
 pub mod store;
 
 use std::collections::BTreeMap;

@@ -74,7 +74,7 @@ impl Quarantine {
         let quarantine = Self {
             folder: table.text("folder", ""),
             limits: Limits {
-                keep_ms: table.duration_ms("keep", "30d").max(1),
+                keep_ms: table.period_ms("keep", "30d"),
                 size: table.size_bytes("size", "10 GiB"),
                 user_size: table.size_bytes("user_size", "200 MiB"),
             },

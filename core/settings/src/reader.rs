@@ -60,6 +60,20 @@ impl Session {
         self.shared.borrow().entries.clone()
     }
 
+    /// The entries of a list file that was handed in, with their places.
+    pub fn lines(&self, name: &str) -> Vec<(String, Place)> {
+        let shared = self.shared.borrow();
+        let number = shared.lists.get(name).copied();
+        let Some((number, file)) = number.and_then(|it| Some((it, shared.files.get(it)?))) else {
+            return Vec::new();
+        };
+        let line = |(start, line): (usize, &str)| {
+            let place = Place { file: number, span: start..start + line.len() };
+            (line.trim().to_owned(), place)
+        };
+        lists::lines(&file.text).map(line).collect()
+    }
+
     /// Where secrets are written out: nothing may show what stands there.
     pub fn secrets(&self) -> Vec<Place> {
         self.shared.borrow().secrets.clone()
@@ -146,6 +160,15 @@ impl<'t> Reader<'t> {
         let value = read.unwrap_or_else(|| form::duration_ms(default).unwrap_or(0));
         self.note(name, format!("{:?}", form::duration_text(value)));
         value
+    }
+
+    /// A duration that must be longer than nothing, in milliseconds.
+    pub fn period_ms(&mut self, name: &'static str, default: &str) -> u64 {
+        let value = self.duration_ms(name, default);
+        if value == 0 {
+            self.mistake(name, "it must be longer than nothing");
+        }
+        value.max(1)
     }
 
     /// A share from 0 to 1.

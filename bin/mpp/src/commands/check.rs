@@ -32,10 +32,17 @@ pub(crate) struct Check {
 
 impl Check {
     pub(crate) fn run(&self) -> Result<(), Failure> {
-        let loaded = load::load(self.config.path()?.as_deref(), 0).map_err(Failure)?;
+        let path = self.config.path()?;
+        let loaded = load::load(path.as_deref(), 0).map_err(Failure)?;
         if !loaded.warnings.is_empty() {
             print::error(&loaded.warnings);
         }
+        // Certificates and keys as they are used, before anything is called sound.
+        for proxy in &loaded.configuration.proxies {
+            Gate::new(proxy).map_err(|text| Failure(format!("error: {text}")))?;
+        }
+        let proved = loaded.configuration.proxies.iter().map(|proxy| proved(proxy));
+        let proved = proved.collect::<Result<Vec<String>, Failure>>()?;
         if self.print {
             print::out(&effective(&loaded.effective));
         } else if self.live {
@@ -45,10 +52,11 @@ impl Check {
             let lists = loaded.lists.len();
             let policies = print::many(policies, "policy");
             print::out(&format!("sound: {policies}, {}", print::many(lists, "list file")));
-            for proxy in &loaded.configuration.proxies {
-                // Certificates and keys as they are used.
-                Gate::new(proxy).map_err(|text| Failure(format!("error: {text}")))?;
-                print::out(&proved(proxy)?);
+            for line in &proved {
+                print::out(line);
+            }
+            if path.is_none() {
+                print::error("no configuration: these are the defaults");
             }
         }
         Ok(())

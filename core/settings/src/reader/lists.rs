@@ -170,7 +170,7 @@ fn is_entry(line: &str) -> bool {
 }
 
 /// The lines of a file that say something, with the byte at which each begins.
-fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+pub(super) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut start = 0;
     text.split_inclusive('\n').filter_map(move |line| {
         let at = start;
