@@ -13,6 +13,7 @@ pub mod checks;
 pub mod decide;
 pub mod directory;
 pub mod edits;
+pub mod entry;
 pub mod facts;
 pub mod foreign;
 pub mod identity;

@@ -14,6 +14,7 @@ use crate::address;
 use crate::checks::{Armed, Mode};
 use crate::directory::{Membership, Memberships, Side};
 use crate::edits::{Editing, Needs};
+use crate::entry;
 use crate::facts::{Direction, Facts};
 use crate::identity::Keyring;
 use crate::network::{NetworkMap, NetworkSet};
@@ -92,14 +93,14 @@ impl Pattern {
     /// What is wrong, for people.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.to_ascii_lowercase();
-        if text.is_empty() || text.contains(char::is_whitespace) {
-            return Err("expected an address, a domain or a domain with a leading dot".into());
+        let name = text.strip_prefix('@').filter(|rest| !rest.contains('@'));
+        if name.is_some() || !text.contains('@') {
+            let name = name.unwrap_or(&text);
+            entry::domain(name).map_err(|fault| fault.to_string())?;
+            return Ok(Self::domain(name));
         }
-        match text.rfind('@') {
-            Some(0) => Ok(Self::domain(text.get(1..).unwrap_or(""))),
-            Some(_) => Ok(Self::Address(address::canonical(&text).into_owned())),
-            None => Ok(Self::domain(&text)),
-        }
+        entry::address(&text).map_err(|fault| fault.to_string())?;
+        Ok(Self::Address(address::canonical(&text).into_owned()))
     }
 
     /// Reads an account name: one with an `@` may be a whole domain, as in `@example.org`.
@@ -111,7 +112,10 @@ impl Pattern {
             return Err("expected an account name".into());
         }
         match text.strip_prefix('@') {
-            Some(domain) => Ok(Self::domain(domain)),
+            Some(domain) => {
+                entry::domain(domain).map_err(|fault| fault.to_string())?;
+                Ok(Self::domain(domain))
+            }
             None => Ok(Self::Address(address::account(text).into_owned())),
         }
     }

@@ -46,7 +46,9 @@ pub(crate) async fn answer(
             hub.store().settle().map_err(|error| error.to_string())?;
             Ok(json!("settled"))
         }
-        "reload" => control.reload().map(|text| json!(text)),
+        "reload" => {
+            control.reload(request.get("force") == Some(&Value::Bool(true))).map(|text| json!(text))
+        }
         "blocks" => {
             let most = number("most").unwrap_or(ROWS);
             Ok(hub.blocks(usize::try_from(most).unwrap_or(usize::MAX)))

@@ -1,7 +1,6 @@
 //! `mpp check`: what is wrong with a configuration, and what holds.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
 use clap::Args;
 use mpp_address::Path;
@@ -10,6 +9,7 @@ use mpp_doors::proxy::Gate;
 use serde_json::Value;
 
 use super::{Failure, recipients};
+use crate::place::Config;
 use crate::{load, print, wiring};
 
 /// Diagnose a configuration.
@@ -18,9 +18,8 @@ use crate::{load, print, wiring};
     mpp check --print                  every setting and its default\n  \
     mpp check --config /etc/mpp/mpp.toml --live --sample bob@example.org")]
 pub(crate) struct Check {
-    /// The configuration; without one, the defaults
-    #[arg(long, short, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: Config,
     /// Print the effective configuration, every default included
     #[arg(long)]
     print: bool,
@@ -34,10 +33,17 @@ pub(crate) struct Check {
 
 impl Check {
     pub(crate) fn run(&self) -> Result<(), Failure> {
-        let loaded = load::load(self.config.as_deref(), 0).map_err(Failure)?;
+        let path = self.config.path()?;
+        let loaded = load::load(path.as_deref(), 0).map_err(Failure)?;
         if !loaded.warnings.is_empty() {
             print::error(&loaded.warnings);
         }
+        // Certificates and keys as they are used, before anything is called sound.
+        for proxy in &loaded.configuration.proxies {
+            Gate::new(proxy).map_err(|text| Failure(format!("error: {text}")))?;
+        }
+        let proved = loaded.configuration.proxies.iter().map(|proxy| proved(proxy));
+        let proved = proved.collect::<Result<Vec<String>, Failure>>()?;
         if self.print {
             print::out(&effective(&loaded.effective));
         } else if self.live {
@@ -45,11 +51,13 @@ impl Check {
         } else {
             let policies = loaded.configuration.policies.count();
             let lists = loaded.lists.len();
-            print::out(&format!("sound: {policies} policies, {lists} list files"));
-            for proxy in &loaded.configuration.proxies {
-                // Certificates and keys as they are used.
-                Gate::new(proxy).map_err(|text| Failure(format!("error: {text}")))?;
-                print::out(&proved(proxy)?);
+            let policies = print::many(policies, "policy");
+            print::out(&format!("sound: {policies}, {}", print::many(lists, "list file")));
+            for line in &proved {
+                print::out(line);
+            }
+            if path.is_none() {
+                print::error("no configuration: these are the defaults");
             }
             if loaded.configuration.holds_for_good() {
                 return Err(Failure(format!("error: {HOLDS_FOR_GOOD}")));

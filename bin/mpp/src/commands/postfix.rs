@@ -1,6 +1,5 @@
 //! `mpp postfix`: the lines that make Postfix ask.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -8,6 +7,7 @@ use mpp_config::Configuration;
 use mpp_config::proxy::Proxy;
 
 use super::Failure;
+use crate::place::Config;
 use crate::{load, print};
 
 /// Print the main.cf lines for a configuration.
@@ -16,9 +16,8 @@ use crate::{load, print};
     mpp postfix --config /etc/mpp/mpp.toml --mode milter\n  \
     mpp postfix --config /etc/mpp/mpp.toml --mode before-queue")]
 pub(crate) struct Postfix {
-    /// The configuration; without one, the defaults
-    #[arg(long, short, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: Config,
     /// How Postfix is to ask
     #[arg(long, value_enum, default_value = "policy")]
     mode: Mode,
@@ -41,7 +40,7 @@ enum Mode {
 
 impl Postfix {
     pub(crate) fn run(&self) -> Result<(), Failure> {
-        let loaded = load::load(self.config.as_deref(), 0).map_err(Failure)?;
+        let loaded = load::load(self.config.path()?.as_deref(), 0).map_err(Failure)?;
         let listen = &loaded.configuration.listen;
         let proxy = || {
             loaded.configuration.proxies.iter().find(|proxy| !proxy.is_gateway()).ok_or(

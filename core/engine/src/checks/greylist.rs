@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use mpp_settings::{Diagnostic, Reader};
+use mpp_settings::{Diagnostic, Reader, form};
 
 use super::{Check, Context, Kind, blame};
 use crate::address;
@@ -77,6 +77,13 @@ impl Greylist {
         let delay_ms = table.duration_ms("delay", "1m");
         let has_line_delay = table.value("line_delay").is_some();
         let line_delay_ms = table.duration_ms("line_delay", "10m");
+        let window_ms = read_window(table);
+        for (name, delay_ms) in [("delay", delay_ms), ("line_delay", line_delay_ms)] {
+            if delay_ms >= window_ms {
+                let window = form::duration_text(window_ms);
+                table.mistake(name, &format!("nobody ever passes: the window ends after {window}"));
+            }
+        }
         Self {
             delay_ms,
             // Whoever sets only the delay means all clients.
@@ -85,8 +92,8 @@ impl Greylist {
             } else {
                 delay_ms
             },
-            window_ms: read_window(table),
-            memory_ms: table.duration_ms("memory", "35d"),
+            window_ms,
+            memory_ms: table.period_ms("memory", "35d"),
             correspondents_ms: table.duration_ms("correspondents", "90d"),
             trusts_history: table.flag("trust_history", true),
             asks_imported: table.flag("imported", false),

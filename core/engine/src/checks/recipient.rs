@@ -56,7 +56,7 @@ impl Recipient {
             unavailable,
             harvest_limit: harvest.count("limit", 4, (0, 1_000_000)),
             harvest_share: harvest.share("share", "0%"),
-            harvest_per_ms: harvest.duration_ms("per", "1d"),
+            harvest_per_ms: harvest.period_ms("per", "1d"),
             term: Term::read(&mut harvest, "6h", 2.0, "7d"),
             space: blame::space(context, "harvest"),
             asked_space: blame::space(context, "harvest asked"),

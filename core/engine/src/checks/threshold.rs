@@ -117,7 +117,7 @@ impl Rule {
             None => None,
         };
         let key = blame::read_kind(table, "client");
-        let per_ms = table.duration_ms("per", "1h").max(1);
+        let per_ms = table.period_ms("per", "1h");
         let what = match table.value("count") {
             Some(_) => table.choice("count", "messages", &WHATS),
             None => None,

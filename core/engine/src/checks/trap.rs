@@ -13,6 +13,7 @@ use super::blame::{self, Term};
 use super::{Check, Context, Kind, block};
 use crate::address;
 use crate::decide::{Event, Pause, Round, Value};
+use crate::entry;
 use crate::facts::{Direction, Facts, Repeat, Stage};
 use crate::question::{BlockReason, Counted, IdentityKind};
 use crate::verdict::{Action, Cause, Verdict};
@@ -63,7 +64,14 @@ impl Trap {
                 RegexSet::empty()
             });
         let addresses = table
-            .list("addresses", &[], |address| Ok(context.ring.text(&address::canonical(address))))
+            .list("addresses", &[], |text| {
+                let text = text.to_ascii_lowercase();
+                entry::address(&text).map_err(|fault| fault.to_string())?;
+                if text.starts_with('@') {
+                    return Err(format!("`{text}` is no address: a trap is one, with its user"));
+                }
+                Ok(context.ring.text(&address::canonical(&text)))
+            })
             .into_iter()
             .collect();
         let stray_space = blame::space(context, "stray traps");
