@@ -60,9 +60,7 @@ fn a_client_and_a_network_have_a_share_of_the_next_hop() {
     assert!(rcpt("198.51.100.8").1.starts_with("451 4.3.2"), "a neighbour has no share of his own");
     assert!(rcpt("203.0.113.9").1.starts_with("250"), "others have theirs");
     // Who was told so is not lost: when there is a place, he has it.
-    until("a place", || {
-        over.say("RCPT TO:<bob@test.example>").starts_with("250").then_some(())
-    });
+    until("a place", || over.say("RCPT TO:<bob@test.example>").starts_with("250").then_some(()));
 }
 
 #[test]

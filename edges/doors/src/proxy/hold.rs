@@ -2,9 +2,11 @@
 //! is silent gives the connection back and gets another one when he goes on.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::time::{Instant, timeout_at};
 
 use super::reply::{Answer, NO_HOP, NOT_NOW, Own};
@@ -94,19 +96,26 @@ impl Session {
         });
     }
 
+    /// Whose share of what all need a message is on: a client and its network. Our own have all of it.
+    pub(super) fn stranger(&self) -> Option<(IpAddr, IpNet)> {
+        let client = self.client.address.filter(|_| !self.is_spared)?;
+        let configuration = &self.door.hub.live().configuration;
+        let networks = &configuration.networks;
+        let is_ours = networks.local.contains(client) || networks.trusted.contains(client);
+        let network = configuration.ring.network_of(client);
+        (!is_ours).then(|| (if client.is_ipv6() { network.addr() } else { client }, network))
+    }
+
     /// A place among those who have a connection to the hop, if the message has none.
     ///
     /// # Errors
     /// What to tell the client at once.
     pub(super) fn take_place(&mut self, route: usize) -> Result<(), Answer> {
+        let client = self.stranger();
         let Some(message) = &mut self.transaction else { return Ok(()) };
         if message.place.is_some() {
             return Ok(());
         }
-        let is_stranger = self.setup.proxy.is_gateway() && !self.is_spared;
-        let client = self.client.address.filter(|_| is_stranger);
-        let ring = self.door.hub.live().configuration.ring;
-        let client = client.map(|client| (client, ring.network_of(client)));
         let most = self.setup.proxy.limits.hop_connections;
         message.place = self.door.gate.enter_hop(route, client, most);
         if message.place.is_some() { Ok(()) } else { Err(BUSY.into()) }

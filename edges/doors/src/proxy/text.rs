@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use mpp_engine::facts::Stage;
 use mpp_hub::trace::Speaker;
 use mpp_wire::smtp_server::Text;
@@ -187,8 +188,12 @@ impl Session {
 
     /// Has the message wait in the spool, with its header before it.
     fn begin_spool(&mut self) -> Result<(), Answer> {
+        let whose: Vec<IpNet> = match self.stranger() {
+            Some((client, network)) => vec![IpNet::from(client), network],
+            None => Vec::new(),
+        };
         let Some(message) = &mut self.transaction else { return Err(NO_HOP.into()) };
-        let mut spool = self.door.spool.begin();
+        let mut spool = self.door.spool.begin_for(&whose);
         let header = std::mem::take(&mut message.header);
         if let Err(trouble) = spool.write(header.as_bytes()) {
             crate::warn(&format!("spool: {trouble}"));
