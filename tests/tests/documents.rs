@@ -40,9 +40,11 @@ fn all(extension: &str) -> Vec<PathBuf> {
 fn every_codec_has_a_fuzz_target() {
     let mut codecs = Vec::new();
     files(&root().join("core/wire/src"), "rs", &mut codecs);
+    let face = std::fs::read_to_string(root().join("core/wire/src/lib.rs")).unwrap();
     for codec in codecs {
         let name = codec.file_name().unwrap().to_string_lossy().into_owned();
-        if name != "lib.rs" {
+        // A part of a codec is reached through it.
+        if face.contains(&format!("pub mod {};", name.trim_end_matches(".rs"))) {
             let target = root().join("fuzz/fuzz_targets").join(&name);
             assert!(target.exists(), "no {}", target.display());
         }
@@ -126,7 +128,7 @@ fn the_table_of_replies_is_the_one_in_the_code() {
 
 #[test]
 fn every_example_is_a_sound_configuration() {
-    let mut seen = 0;
+    let (mut seen, mut unsound) = (0, Vec::new());
     for path in all("md") {
         let text = std::fs::read_to_string(&path).unwrap();
         for block in text.split("```toml\n").skip(1) {
@@ -139,10 +141,13 @@ fn every_example_is_a_sound_configuration() {
                 }
                 files.extend(read.wanted.keys().map(|name| (name.clone(), content(name))));
             };
-            assert_eq!(read.diagnostics, [], "in {}:\n{block}", path.display());
             seen += 1;
+            if !read.diagnostics.is_empty() {
+                unsound.push(format!("{}:\n{block}{:#?}", path.display(), read.diagnostics));
+            }
         }
     }
+    assert!(unsound.is_empty(), "{}", unsound.join("\n\n"));
     assert!(seen >= 10, "where are the examples?");
 }
 
@@ -153,6 +158,8 @@ fn content(name: &str) -> String {
     match name {
         _ if is_pem => text.to_owned(),
         _ if name.ends_with(".secret") => "0123456789abcdef".repeat(4),
+        "recipients.txt" | "virtual" => "bob@example.org  x\n".to_owned(),
+        "domains.txt" => "example.org\n".to_owned(),
         _ => String::new(),
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use mpp_address::Path;
 use mpp_config::Quarantine as Settings;
 use mpp_config::proxy::{Proxy, Taking};
 use mpp_doors::proxy::{Envelope, Gate, Injected};
@@ -239,7 +240,8 @@ impl Keeper {
         };
         let mut hops: BTreeMap<usize, Vec<(String, String)>> = BTreeMap::new();
         for recipient in &envelope.recipients {
-            let hop = match gate.proxy().takes(&recipient.0) {
+            let path = Path::resolve(recipient.0.as_bytes()).unwrap_or_default();
+            let hop = match gate.proxy().takes(&path) {
                 Taking::Yes(hop) => hop,
                 // Its domain may have gone from the configuration since it was held.
                 _ => hop.parse().unwrap_or(0),
@@ -283,6 +285,8 @@ impl Keeper {
             size_bytes: 0,
             recipient_count: 1,
             is_early: false,
+            is_ours: false,
+            is_queued: false,
             unknown: &[],
         };
         self.hub.observe(&asked, Observed::Clean, &mut mpp_hub::Desk::default()).await;
@@ -356,7 +360,8 @@ impl Keeper {
 
     /// Where mail for a user goes: the name of a proxy, and the number of its hop.
     pub(crate) fn route_of(&self, user: &str) -> Option<String> {
-        let by_proxy = self.gates.iter().find_map(|gate| match gate.proxy().takes(user) {
+        let path = Path::parse_bare(user).ok()?;
+        let by_proxy = self.gates.iter().find_map(|gate| match gate.proxy().takes(&path) {
             Taking::Yes(hop) => Some(format!("{}/{hop}", gate.proxy().name)),
             _ => None,
         });

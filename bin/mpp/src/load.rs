@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use mpp_config::{Compiled, Configuration, compile};
-use mpp_settings::{Diagnostic, Severity};
+use mpp_settings::{Diagnostic, Place, Severity, hide, text};
 
 /// A sound configuration and where it came from.
 #[derive(Debug)]
@@ -21,7 +21,79 @@ pub(crate) struct Loaded {
 }
 
 /// The state of the list files when they were read.
-pub(crate) type Lists = Vec<(PathBuf, Stamp)>;
+pub(crate) type Lists = Vec<ListFile>;
+
+/// A file that a setting names, as it was read.
+#[derive(Clone, Debug)]
+pub(crate) struct ListFile {
+    pub(crate) path: PathBuf,
+    pub(crate) stamp: Stamp,
+    /// How many entries it has; nothing: it is no list.
+    pub(crate) entries: Option<usize>,
+    /// Whether its last line has an end.
+    pub(crate) is_ended: bool,
+}
+
+/// What a list file has lost.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Loss {
+    /// All of it.
+    #[error("{path} holds nothing any more; it had {before} {}", entries(*.before))]
+    Everything {
+        /// Which file.
+        path: String,
+        /// Its entries before.
+        before: usize,
+    },
+    /// More than half.
+    #[error("{path} has lost more than half of its entries: {now} of {before} are left")]
+    MoreThanHalf {
+        /// Which file.
+        path: String,
+        /// Its entries before.
+        before: usize,
+        /// Its entries now.
+        now: usize,
+    },
+    /// Its end, in the middle of a line.
+    #[error("{path} ends in the middle of a line: {now} of {before} entries are left")]
+    CutOff {
+        /// Which file.
+        path: String,
+        /// Its entries before.
+        before: usize,
+        /// Its entries now.
+        now: usize,
+    },
+}
+
+fn entries(count: usize) -> &'static str {
+    if count == 1 { "entry" } else { "entries" }
+}
+
+/// What lists have lost that much of that a program which writes them has probably failed. Half a
+/// list of users refuses the others for good.
+pub(crate) fn losses(before: &Lists, now: &Lists) -> Vec<Loss> {
+    let mut losses = Vec::new();
+    for file in now {
+        let same = before.iter().find(|then| then.path == file.path);
+        let Some((then, now)) =
+            same.and_then(|then| Some(((then.entries?, then.is_ended), file.entries?)))
+        else {
+            continue;
+        };
+        let (before, was_ended) = then;
+        let path = file.path.display().to_string();
+        if now == 0 && before > 0 {
+            losses.push(Loss::Everything { path, before });
+        } else if now * 2 < before {
+            losses.push(Loss::MoreThanHalf { path, before, now });
+        } else if now < before && was_ended && !file.is_ended {
+            losses.push(Loss::CutOff { path, before, now });
+        }
+    }
+    losses
+}
 
 /// What tells whether a file was changed.
 pub(crate) type Stamp = Option<(SystemTime, u64)>;
@@ -38,15 +110,16 @@ pub(crate) fn stamp(path: &Path) -> Stamp {
 /// Everything that is wrong, ready to be shown.
 pub(crate) fn load(path: Option<&Path>, seed: u64) -> Result<Loaded, String> {
     let name = path.map_or_else(|| "defaults".into(), |path| path.display().to_string());
-    let text = match path {
-        Some(path) => std::fs::read_to_string(path)
+    let bytes = match path {
+        Some(path) => std::fs::read(path)
             .map_err(|error| format!("error: cannot read the configuration {name}: {error}"))?,
-        None => String::new(),
+        None => Vec::new(),
     };
+    let text = text::decode(&bytes);
     let base = path.and_then(Path::parent).unwrap_or(Path::new(""));
     let mut files = BTreeMap::new();
-    let mut lists = Lists::new();
-    let mut unreadable = Vec::new();
+    let mut lists: Vec<(String, ListFile)> = Vec::new();
+    let mut unreadable: Vec<Diagnostic> = foreign(&text).into_iter().collect();
     loop {
         let compiled = compile(&name, &text, &files, seed);
         if compiled.wanted.is_empty() {
@@ -64,20 +137,40 @@ pub(crate) fn load(path: Option<&Path>, seed: u64) -> Result<Loaded, String> {
             }
             let path = base.join(file);
             let stamp = stamp(&path);
-            let text =
-                std::fs::read(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            let text = std::fs::read(&path).map(|bytes| text::decode(&bytes));
             let text = text.unwrap_or_else(|error| {
                 let message = format!("cannot read {}: {error}", path.display());
                 unreadable.push(Diagnostic::error(place.clone(), message));
                 String::new()
             });
-            lists.push((path, stamp));
+            let is_ended = text.is_empty() || text.ends_with('\n');
+            lists.push((file.clone(), ListFile { path, stamp, entries: None, is_ended }));
             files.insert(file.clone(), text);
         }
     }
 }
 
-fn finish(compiled: Compiled, unreadable: Vec<Diagnostic>, lists: Lists) -> Result<Loaded, String> {
+/// What is no text in a configuration. TOML has its own word for control characters.
+fn foreign(text: &str) -> Option<Diagnostic> {
+    if text::is_utf16(text) {
+        let place = Place { file: 0, span: 0..0 };
+        return Some(Diagnostic::error(place, text::Fault::Utf16.to_string()));
+    }
+    let at = text.find(char::REPLACEMENT_CHARACTER)?;
+    let place = Place { file: 0, span: at..at + char::REPLACEMENT_CHARACTER.len_utf8() };
+    Some(Diagnostic::error(place, text::Fault::NotUtf8.to_string()))
+}
+
+fn finish(
+    compiled: Compiled,
+    unreadable: Vec<Diagnostic>,
+    lists: Vec<(String, ListFile)>,
+) -> Result<Loaded, String> {
+    let sized = |(name, file): (String, ListFile)| {
+        let entries = compiled.entries.get(&name).copied();
+        ListFile { entries, ..file }
+    };
+    let lists: Lists = lists.into_iter().map(sized).collect();
     let is_readable = unreadable.is_empty();
     let all: Vec<Diagnostic> = unreadable.into_iter().chain(compiled.diagnostics.clone()).collect();
     let shown = show(&all, &compiled);
@@ -91,8 +184,8 @@ fn finish(compiled: Compiled, unreadable: Vec<Diagnostic>, lists: Lists) -> Resu
 
 /// The settings that say where the daemon is, of a configuration that may be wrong elsewhere.
 pub(crate) fn peek(path: &Path) -> Option<(String, String)> {
-    let text = std::fs::read_to_string(path).ok()?;
-    let document = mpp_settings::Document::parse("", &text);
+    let bytes = std::fs::read(path).ok()?;
+    let document = mpp_settings::Document::parse("", &text::decode(&bytes));
     let of = |table: &str, name: &str| {
         let mpp_settings::Kind::Table(table) = &document.root.entries.get(table)?.1.kind else {
             return None;
@@ -108,7 +201,13 @@ pub(crate) fn peek(path: &Path) -> Option<(String, String)> {
 /// Problems as people read them: file, line, column, the text and what to do.
 fn show(diagnostics: &[Diagnostic], compiled: &Compiled) -> String {
     let renderer = Renderer::plain();
-    let shown: Vec<String> = compiled.files.iter().map(|file| masked(&file.text)).collect();
+    let secrets = |number: usize| {
+        let here = compiled.secrets.iter().filter(|place| place.file == number);
+        here.map(|place| place.span.clone()).collect::<Vec<_>>()
+    };
+    let shown = compiled.files.iter().enumerate();
+    let shown: Vec<String> =
+        shown.map(|(number, file)| hide::hide(&file.text, &secrets(number))).collect();
     let mut text = String::new();
     for diagnostic in diagnostics {
         let level = match diagnostic.severity {
@@ -144,60 +243,42 @@ fn show(diagnostics: &[Diagnostic], compiled: &Compiled) -> String {
         text.push_str(&renderer.render(&[group]));
         text.push_str("\n\n");
     }
-    text
-}
-
-/// The text of a configuration as it may be shown: a password or a secret that is written out is as many
-/// stars.
-/// The text may be wrong in any way, so this goes by what it looks like.
-fn masked(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    let mut rest = text;
-    let first = |rest: &str| {
-        let places = ["password", "secret"].map(|word| rest.find(word).map(|at| at + word.len()));
-        places.into_iter().flatten().min()
-    };
-    while let Some(end) = first(rest) {
-        let (head, tail) = rest.split_at(end);
-        shown.push_str(head);
-        rest = tail;
-        let behind = tail.trim_start_matches(['"', '\'', ' ', '\t']);
-        let Some(value) = behind.strip_prefix('=').map(str::trim_start) else { continue };
-        let quote = ["\"\"\"", "'''", "\"", "'"].into_iter().find(|quote| value.starts_with(quote));
-        let inside = quote.and_then(|quote| value.strip_prefix(quote)).unwrap_or(value);
-        if inside.starts_with("file:") || inside.starts_with("env:") {
-            continue;
-        }
-        let end = quote.and_then(|quote| inside.find(quote));
-        let end = end.or_else(|| inside.find('\n')).unwrap_or(inside.len());
-        let Some((secret, behind)) = inside.split_at_checked(end) else { continue };
-        shown.push_str(tail.get(..tail.len() - inside.len()).unwrap_or_default());
-        shown.push_str(&"*".repeat(secret.len()));
-        rest = behind;
-    }
-    shown.push_str(rest);
-    shown
+    // A message may quote a URL.
+    hide::hide_users(&text)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::masked;
+    use super::*;
+
+    fn list(entries: usize, is_ended: bool) -> Lists {
+        vec![ListFile { path: "users.txt".into(), stamp: None, entries: Some(entries), is_ended }]
+    }
 
     #[test]
-    fn no_password_is_shown() {
-        for (text, shown) in [
-            ("password = \"pässt\"\nx = 1", "password = \"******\"\nx = 1"),
-            ("{ password='a\"b', bad = 1 }", "{ password='***', bad = 1 }"),
-            ("password = \"file:pw\"", "password = \"file:pw\""),
-            ("password = \"env:PW\"", "password = \"env:PW\""),
-            ("\"password\" = \"\"\"a\nb\"\"\"", "\"password\" = \"\"\"***\"\"\""),
-            ("password = hunter2\nx", "password = *******\nx"),
-            ("password = \"unfinished\nx", "password = \"**********\nx"),
-            ("no password here", "no password here"),
-            ("secret = \"abc\"\npassword = \"d\"", "secret = \"***\"\npassword = \"*\""),
+    fn a_list_that_loses_too_much_is_told_from_one_that_shrinks() {
+        for (before, now, is_ended, said) in [
+            (0, 0, true, None),
+            (1, 1, true, None),
+            (0, 5, true, None),
+            (4, 2, true, None),
+            (5, 3, true, None),
+            (10, 12, false, None),
+            (1, 0, true, Some("users.txt holds nothing any more; it had 1 entry")),
+            (9, 0, true, Some("users.txt holds nothing any more; it had 9 entries")),
+            (5, 2, true, Some("users.txt has lost more than half of its entries: 2 of 5 are left")),
+            (
+                10,
+                9,
+                false,
+                Some("users.txt ends in the middle of a line: 9 of 10 entries are left"),
+            ),
         ] {
-            assert_eq!(masked(text), shown);
-            assert_eq!(masked(text).len(), text.len(), "places stay what they are");
+            let losses = losses(&list(before, true), &list(now, is_ended));
+            let told = losses.first().map(ToString::to_string);
+            assert_eq!(told.as_deref(), said, "{before} {now} {is_ended}");
         }
+        assert!(losses(&list(10, false), &list(9, false)).is_empty(), "it never had an end");
+        assert!(losses(&Lists::new(), &list(0, true)).is_empty(), "it is new");
     }
 }

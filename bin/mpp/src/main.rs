@@ -6,6 +6,7 @@ mod keeper;
 mod load;
 mod place;
 mod print;
+mod private;
 mod refusals;
 mod reload;
 mod wiring;
@@ -13,5 +14,6 @@ mod wiring;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    private::by_default();
     commands::run()
 }

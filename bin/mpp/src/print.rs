@@ -40,6 +40,15 @@ pub(crate) fn count(value: u64) -> String {
     text
 }
 
+/// A count with its noun: "1 policy", "2 policies".
+pub(crate) fn many(count: usize, noun: &str) -> String {
+    match noun.strip_suffix('y') {
+        _ if count == 1 => format!("1 {noun}"),
+        Some(stem) if !stem.ends_with(['a', 'e', 'o']) => format!("{count} {stem}ies"),
+        _ => format!("{count} {noun}s"),
+    }
+}
+
 /// A share of a whole in percent.
 pub(crate) fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {

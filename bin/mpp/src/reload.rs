@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::keeper::Keeper;
 use crate::load::{self, Lists, Stamp};
+use crate::print;
 
 /// Reads the configuration again when told to, or when a list file has changed.
 pub(crate) struct Reloader {
@@ -25,6 +26,15 @@ pub(crate) struct Reloader {
     gates: Vec<Arc<Gate>>,
     state: PathBuf,
     keeper: Option<Arc<Keeper>>,
+    last: Mutex<Option<LastReload>>,
+}
+
+/// How the last attempt at a new configuration ended.
+#[derive(Clone, Debug)]
+struct LastReload {
+    at_ms: u64,
+    /// The first line of the reason, if it was refused.
+    refused: Option<String>,
 }
 
 impl Reloader {
@@ -37,19 +47,36 @@ impl Reloader {
     ) -> Self {
         let config = config.map(Path::to_owned);
         let (lists, seen) = (Mutex::new(lists), Mutex::default());
-        Self { hub, config, lists, seen, listeners, gates, state, keeper }
+        Self { hub, config, lists, seen, listeners, gates, state, keeper, last: Mutex::default() }
     }
 
     /// Whether a list file is not as it was read, and nobody writes to it any more: half a list of
     /// users would refuse the others. To be called once in a while; two calls must see the same.
     pub(crate) fn lists_changed(&self) -> bool {
         let lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        let now: Vec<Stamp> = lists.iter().map(|(path, _)| load::stamp(path)).collect();
+        let now: Vec<Stamp> = lists.iter().map(|file| load::stamp(&file.path)).collect();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let is_still = *seen == now;
-        let has_changed = lists.iter().zip(&now).any(|((_, read), now)| read != now);
+        let has_changed = lists.iter().zip(&now).any(|(file, now)| file.stamp != *now);
         *seen = now;
         is_still && has_changed
+    }
+}
+
+impl Reloader {
+    /// Keeps how a reload ended; `problems` is why it was refused.
+    fn note(&self, problems: Option<&str>) {
+        let first = problems.map(|text| text.lines().next().unwrap_or_default().to_owned());
+        let ended = LastReload { at_ms: self.hub.now_ms(), refused: first };
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
+    }
+
+    fn last_reload(&self) -> Value {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        last.map_or(Value::Null, |last| {
+            let age_ms = self.hub.now_ms().saturating_sub(last.at_ms);
+            json!({ "age_ms": age_ms, "refused": last.refused })
+        })
     }
 }
 
@@ -84,10 +111,21 @@ fn places(configuration: &Configuration) -> Vec<(&str, &[String])> {
 }
 
 impl Control for Reloader {
-    fn reload(&self) -> Result<String, String> {
+    fn reload(&self, is_forced: bool) -> Result<String, String> {
+        // Whoever reloads may have moved the log away, whatever becomes of the configuration.
+        if let Some(log) = self.hub.log() {
+            log.reopen();
+        }
         let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = load::load(self.config.as_deref(), self.hub.store().seed());
         let prepared = loaded.and_then(|loaded| {
+            let losses = load::losses(&lists, &loaded.lists);
+            if !losses.is_empty() && !is_forced {
+                let each: Vec<String> =
+                    losses.iter().map(|loss| format!("error: {loss}")).collect();
+                let help = "help: if that is meant: mpp reload --force\n";
+                return Err(format!("{}\n{help}", each.join("\n")));
+            }
             let changes = prepare(&self.gates, &loaded.configuration);
             Ok((changes.map_err(|text| format!("error: {text}\n"))?, loaded))
         });
@@ -95,11 +133,12 @@ impl Control for Reloader {
             Ok(prepared) => prepared,
             Err(problems) => {
                 // What is wrong now is looked at again only when it has changed.
-                for (path, stamp) in lists.iter_mut() {
-                    *stamp = load::stamp(path);
+                for file in lists.iter_mut() {
+                    file.stamp = load::stamp(&file.path);
                 }
-                let text = format!("{problems}the configuration stays as it was");
+                let text = format!("{}\nthe configuration stays as it was", problems.trim_end());
                 mpp_hub::say(&format!("reload refused\n{text}"));
+                self.note(Some(problems.trim_start()));
                 return Err(text);
             }
         };
@@ -119,12 +158,16 @@ impl Control for Reloader {
         if let Some(keeper) = &self.keeper {
             keeper.configure(&self.hub.live().configuration.quarantine);
         }
-        let mut text =
-            format!("configuration {} taken, {policies} policies", self.hub.live().generation);
+        let mut text = format!(
+            "configuration {} taken, {}",
+            self.hub.live().generation,
+            print::many(policies, "policy")
+        );
         if changed_at_start {
             text.push_str("; [server], [store], and where doors listen, hold from the next start");
         }
         mpp_hub::say(&text);
+        self.note(None);
         Ok(format!("{}{text}", loaded.warnings))
     }
 
@@ -137,6 +180,7 @@ impl Control for Reloader {
             "milter": self.listeners[1],
             "proxy": self.listeners[2],
             "proxies": self.proxies(),
+            "last_reload": self.last_reload(),
         })
     }
 

@@ -15,6 +15,7 @@ pub mod proxy;
 pub mod quarantine;
 pub mod scanner;
 mod schema;
+mod sense;
 pub mod store;
 
 use std::collections::BTreeMap;
@@ -37,6 +38,10 @@ pub struct Compiled {
     pub files: Vec<Rc<File>>,
     /// Files that settings name and that were not handed in. Hand them in and compile again.
     pub wanted: BTreeMap<String, Place>,
+    /// Where secrets are written out.
+    pub secrets: Vec<Place>,
+    /// How many entries each list file has, by the names that settings use.
+    pub entries: BTreeMap<String, usize>,
     /// Every setting with the value that holds, in the order of reading.
     pub effective: Vec<(String, String)>,
 }
@@ -59,6 +64,8 @@ pub fn compile(name: &str, text: &str, files: &BTreeMap<String, String>, seed: u
         diagnostics: session.diagnostics(),
         files: session.files(),
         wanted: session.wanted(),
+        secrets: session.secrets(),
+        entries: session.entries(),
         effective: session.effective(),
     }
 }

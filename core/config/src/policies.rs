@@ -135,6 +135,12 @@ fn read_recipients(
         recipients.add(&mut reader, ring);
         reader.finish();
     }
+    for (name, _, value) in section.names() {
+        if let ValueKind::Table(table) = &value.kind {
+            let mut reader = session.reader(&format!("recipients.{name}"), vec![table]);
+            recipients.warn_of_strangers(&mut reader, ring);
+        }
+    }
     recipients
 }
 

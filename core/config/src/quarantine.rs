@@ -80,7 +80,7 @@ impl Quarantine {
             folder: table.text("folder", ""),
             release_to: table.list("release_to", &[], Server::parse),
             limits: Limits {
-                keep_ms: table.duration_ms("keep", "30d").max(1),
+                keep_ms: table.period_ms("keep", "30d"),
                 size: table.size_bytes("size", "10 GiB"),
                 user_size: table.size_bytes("user_size", "200 MiB"),
             },

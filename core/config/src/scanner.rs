@@ -90,7 +90,7 @@ fn read_one(table: &mut Reader<'_>, name: &str) -> Option<Scanner> {
     let has_kind = table.value("kind").is_some();
     let kind = table.choice("kind", "rspamd", &KINDS).filter(|_| has_kind);
     let servers = table.list("servers", &[], Server::parse);
-    let timeout_ms = table.duration_ms("timeout", "30s").max(1);
+    let timeout_ms = table.period_ms("timeout", "30s");
     let mut many =
         |name, default| usize::try_from(table.count(name, default, (1, 10_000))).unwrap_or(1);
     let (scans_max, queue_max) = (many("scans", 8), many("queue", 64));

@@ -14,6 +14,7 @@ use crate::policies;
 use crate::proxy::{self, Proxy};
 use crate::quarantine::Quarantine;
 use crate::scanner::{self, Scanner};
+use crate::sense;
 use crate::store::{self, Store};
 
 /// All settings.
@@ -104,8 +105,8 @@ pub struct Networks {
 }
 
 /// Reads the whole. Problems go to the session.
-pub(crate) fn read(root: &Table, session: &Session, seed: u64) -> Configuration {
-    let mut root = session.reader("", vec![root]);
+pub(crate) fn read(written: &Table, session: &Session, seed: u64) -> Configuration {
+    let mut root = session.reader("", vec![written]);
     let server = read_server(&mut root.table("server"));
     let listen = read_listen(&mut root.table("listen"));
     let proxies = proxy::read(&mut root, session);
@@ -130,7 +131,7 @@ pub(crate) fn read(root: &Table, session: &Session, seed: u64) -> Configuration 
         session.report(problem);
     }
     root.finish();
-    Configuration {
+    let configuration = Configuration {
         server,
         listen,
         proxies,
@@ -144,7 +145,9 @@ pub(crate) fn read(root: &Table, session: &Session, seed: u64) -> Configuration 
         recipients,
         policies,
         ring,
-    }
+    };
+    sense::look(written, &configuration, session);
+    configuration
 }
 
 impl Configuration {
@@ -172,7 +175,7 @@ fn read_server(table: &mut Reader<'_>) -> Server {
     let server = Server {
         name: table.text("name", ""),
         state: table.text("state", ""),
-        deadline_ms: table.duration_ms("deadline", "2s").max(1),
+        deadline_ms: table.period_ms("deadline", "2s"),
         workers: usize::try_from(table.count("workers", 1, (1, 64))).unwrap_or(1),
         decision_log: table.flag("decision_log", true),
         log_bytes_max: table.size_bytes("log_size", "512 MiB"),

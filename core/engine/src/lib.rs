@@ -8,11 +8,12 @@
 //! [`question`]s and name effects; a [`verdict`] comes out, and [`reply`] is its SMTP form;
 //! [`edits`] are what becomes of a message that is let through.
 
-pub mod address;
+pub use mpp_address as address;
 pub mod checks;
 pub mod decide;
 pub mod directory;
 pub mod edits;
+pub mod entry;
 pub mod facts;
 pub mod foreign;
 pub mod identity;

@@ -14,6 +14,7 @@ use crate::address;
 use crate::checks::{Armed, Mode};
 use crate::directory::{Membership, Memberships, Side};
 use crate::edits::{Editing, Needs};
+use crate::entry;
 use crate::facts::{Direction, Facts};
 use crate::identity::Keyring;
 use crate::network::{NetworkMap, NetworkSet};
@@ -92,14 +93,14 @@ impl Pattern {
     /// What is wrong, for people.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.to_ascii_lowercase();
-        if text.is_empty() || text.contains(char::is_whitespace) {
-            return Err("expected an address, a domain or a domain with a leading dot".into());
+        let name = text.strip_prefix('@').filter(|rest| !rest.contains('@'));
+        if name.is_some() || !text.contains('@') {
+            let name = name.unwrap_or(&text);
+            entry::domain(name).map_err(|fault| fault.to_string())?;
+            return Ok(Self::domain(name));
         }
-        match text.rfind('@') {
-            Some(0) => Ok(Self::domain(text.get(1..).unwrap_or(""))),
-            Some(_) => Ok(Self::Address(address::canonical(&text).into_owned())),
-            None => Ok(Self::domain(&text)),
-        }
+        entry::address(&text).map_err(|fault| fault.to_string())?;
+        Ok(Self::Address(address::canonical(&text).into_owned()))
     }
 
     /// Reads an account name: one with an `@` may be a whole domain, as in `@example.org`.
@@ -110,10 +111,12 @@ impl Pattern {
         if text.is_empty() {
             return Err("expected an account name".into());
         }
-        let text = text.to_ascii_lowercase();
         match text.strip_prefix('@') {
-            Some(domain) => Ok(Self::domain(domain)),
-            None => Ok(Self::Address(text)),
+            Some(domain) => {
+                entry::domain(domain).map_err(|fault| fault.to_string())?;
+                Ok(Self::domain(domain))
+            }
+            None => Ok(Self::Address(address::account(text).into_owned())),
         }
     }
 
@@ -393,6 +396,13 @@ impl Policies {
     /// Whether any of them may hold a message at its end, so that a door has to keep it until then.
     pub fn hold_at_end(&self) -> bool {
         self.hold_at_end
+    }
+
+    /// The first transport and place that any policy has Postfix send mail to (`FILTER` of access(5)).
+    pub fn filter(&self) -> Option<&str> {
+        let all = self.entries.iter().map(|entry| &entry.policy).chain([&self.default]);
+        let mut filters = all.filter_map(|policy| policy.scanning.as_deref()).map(|it| &*it.filter);
+        filters.find(|filter| !filter.is_empty())
     }
 
     /// Whether any of them has messages held by what scanners say.

@@ -13,6 +13,7 @@ use mpp_settings::{Diagnostic, Reader};
 use crate::address;
 use crate::decide::{Pause, Round, Value};
 use crate::directory::{About, Found, Lifetimes, LookUp, Source};
+use crate::entry;
 use crate::facts::{Direction, Facts};
 use crate::identity::Keyring;
 
@@ -179,10 +180,15 @@ impl Recipients {
         let own = self.add_addresses(table, ring);
         let knows_users =
             ["file", "addresses", "from"].into_iter().any(|name| table.value(name).is_some());
-        if !knows_users && !names_none {
-            let problem =
-                Diagnostic::warning(table.place(), "nobody exists in the domains of this list");
+        let has_none = own.is_empty() && own_chain.sources.is_empty();
+        if !names_none && (!knows_users || has_none) {
+            let place = table.value("file").map_or(table.place(), |(at, _)| at.clone());
+            let problem = Diagnostic::warning(place, "nobody exists in the domains of this list");
             table.report(problem.help("say who: `from`, `file` or `addresses`"));
+        } else if names_none && has_none && table.value("domains_from").is_none() {
+            let message = "this list names no domain: it verifies nobody";
+            let problem = Diagnostic::warning(table.place(), message);
+            table.report(problem.help("say whose users it knows: `domains` or `domains_from`"));
         }
         if names_none {
             for domain in own {
@@ -190,7 +196,7 @@ impl Recipients {
             }
         }
         let is_local = |text: &str| {
-            if text.contains('@') {
+            if text.contains(['@', '*']) || text.contains(char::is_whitespace) {
                 return Err("expected a local part, such as \"hostmaster\"".to_owned());
             }
             Ok(text.to_lowercase())
@@ -198,6 +204,23 @@ impl Recipients {
         self.always.extend(table.list("always", &[], is_local));
         self.always.sort_unstable();
         self.always.dedup();
+    }
+
+    /// Warns of addresses that stand in a list and in none of the domains that lists know. To be
+    /// called when all lists were added: a user may be named in one list and his domain in another.
+    pub fn warn_of_strangers(&self, table: &mut Reader<'_>, ring: Keyring) {
+        if self.is_empty() || !self.asked.is_empty() {
+            return;
+        }
+        let outside = |line: &str| {
+            let entry = key_of(line.trim()).to_lowercase();
+            let entry = address::canonical(&entry);
+            let domain = address::split(&entry).1;
+            let is_ours = domain.is_empty() || self.chain_of_domain(domain, ring).is_some();
+            (!is_ours).then(|| format!("`{entry}` is in none of `domains`: nobody asks about it"))
+        };
+        table.remark("file", true, outside);
+        table.remark("addresses", false, outside);
     }
 
     /// Adds the addresses that are written down. Returns their domains, each once.
@@ -218,11 +241,9 @@ impl Recipients {
                 own.insert(ring.text(&address::domain(&entry)));
                 return Ok(());
             }
+            entry::address(&entry).map_err(|fault| fault.to_string())?;
             let entry = address::canonical(&entry);
             let (local, domain) = address::split(&entry);
-            if domain.is_empty() {
-                return Err(format!("`{entry}` is not an address"));
-            }
             own.insert(ring.text(domain));
             known.insert(if local.is_empty() {
                 catch_all(ring, ring.text(domain))
@@ -315,10 +336,19 @@ impl Recipients {
         if let Some(chain) = self.domains.get(&facts.keys.recipient_domain) {
             return Some(chain);
         }
+        self.chain_below(address::split(facts.recipient).1, ring)
+    }
+
+    fn chain_of_domain(&self, domain: &str, ring: Keyring) -> Option<&Chain> {
+        let exact = self.domains.get(&ring.text(domain));
+        exact.or_else(|| self.chain_below(domain, ring))
+    }
+
+    /// The directories of a parent domain.
+    fn chain_below(&self, domain: &str, ring: Keyring) -> Option<&Chain> {
         if self.below.is_empty() {
             return None;
         }
-        let domain = address::split(facts.recipient).1;
         let parents = std::iter::successors(domain.split_once('.'), |(_, at)| at.split_once('.'));
         parents.take(LABELS_MAX).find_map(|(_, parent)| self.below.get(&ring.text(parent)))
     }
@@ -531,11 +561,10 @@ fn candidate(look_up: LookUp, round: &mut Round<'_>) -> Result<Candidate, Pause>
 
 /// A domain by its hash, and whether all below it are meant instead (`.example.org`).
 fn read_domain(domain: &str, ring: Keyring) -> Result<(bool, u64), String> {
-    let domain = address::domain(domain.trim_start_matches('@'));
+    let domain = domain.strip_prefix('@').unwrap_or(domain);
+    entry::domain(domain).map_err(|fault| fault.to_string())?;
+    let domain = address::domain(domain);
     let name = domain.strip_prefix('.').unwrap_or(&domain);
-    if name.is_empty() || name.contains(['@', ' ', '\t']) {
-        return Err(format!("`{domain}` is not a domain"));
-    }
     Ok((domain.starts_with('.'), ring.text(name)))
 }
 

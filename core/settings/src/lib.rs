@@ -19,8 +19,10 @@
 
 pub mod diagnostic;
 pub mod form;
+pub mod hide;
 mod reader;
 pub mod secret;
+pub mod text;
 mod value;
 
 pub use diagnostic::{Diagnostic, Place, Severity};

@@ -1,5 +1,7 @@
 //! Reading settings out of tables: every mistake is collected, nothing stops at the first.
 
+mod lists;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -19,7 +21,11 @@ pub struct Session {
 struct Shared {
     files: Vec<Rc<File>>,
     lists: BTreeMap<String, usize>,
+    /// How many entries each list file has.
+    entries: BTreeMap<String, usize>,
     wanted: BTreeMap<String, Place>,
+    /// Where secrets are written out.
+    secrets: Vec<Place>,
     diagnostics: Vec<Diagnostic>,
     effective: Vec<(String, String)>,
 }
@@ -33,7 +39,11 @@ impl Session {
     }
 
     /// Hands in the text of a file that a setting names as `file:NAME`.
-    pub fn give(&mut self, name: &str, text: String) {
+    pub fn give(&mut self, name: &str, mut text: String) {
+        if text.starts_with('\u{feff}') {
+            // What editors of Windows put before a text.
+            text.remove(0);
+        }
         let mut shared = self.shared.borrow_mut();
         let number = shared.files.len();
         shared.files.push(Rc::new(File { name: name.to_owned(), text }));
@@ -43,6 +53,30 @@ impl Session {
     /// Files that settings name and nobody has handed in, with the place that names them.
     pub fn wanted(&self) -> BTreeMap<String, Place> {
         self.shared.borrow().wanted.clone()
+    }
+
+    /// The list files that were read as lists, with the number of entries of each.
+    pub fn entries(&self) -> BTreeMap<String, usize> {
+        self.shared.borrow().entries.clone()
+    }
+
+    /// The entries of a list file that was handed in, with their places.
+    pub fn lines(&self, name: &str) -> Vec<(String, Place)> {
+        let shared = self.shared.borrow();
+        let number = shared.lists.get(name).copied();
+        let Some((number, file)) = number.and_then(|it| Some((it, shared.files.get(it)?))) else {
+            return Vec::new();
+        };
+        let line = |(start, line): (usize, &str)| {
+            let place = Place { file: number, span: start..start + line.len() };
+            (line.trim().to_owned(), place)
+        };
+        lists::lines(&file.text).map(line).collect()
+    }
+
+    /// Where secrets are written out: nothing may show what stands there.
+    pub fn secrets(&self) -> Vec<Place> {
+        self.shared.borrow().secrets.clone()
     }
 
     /// A reader of the first table of `chain`; what it does not hold is looked for in the next.
@@ -126,6 +160,15 @@ impl<'t> Reader<'t> {
         let value = read.unwrap_or_else(|| form::duration_ms(default).unwrap_or(0));
         self.note(name, format!("{:?}", form::duration_text(value)));
         value
+    }
+
+    /// A duration that must be longer than nothing, in milliseconds.
+    pub fn period_ms(&mut self, name: &'static str, default: &str) -> u64 {
+        let value = self.duration_ms(name, default);
+        if value == 0 {
+            self.mistake(name, "it must be longer than nothing");
+        }
+        value.max(1)
     }
 
     /// A share from 0 to 1.
@@ -249,50 +292,6 @@ impl<'t> Reader<'t> {
         value
     }
 
-    /// A list of strings: written out, as `"file:NAME"` (one a line, `#` comments), or both mixed.
-    /// Each item is read by `parse`; one that is wrong is reported at its own place.
-    pub fn list<T>(
-        &mut self,
-        name: &'static str,
-        default: &[&str],
-        mut parse: impl FnMut(&str) -> Result<T, String>,
-    ) -> Vec<T> {
-        let mut items = Vec::new();
-        let Some((_, value)) = self.value(name) else {
-            items.extend(default.iter().filter_map(|item| parse(item).ok()));
-            self.note(name, format!("{default:?}"));
-            return items;
-        };
-        for (text, value) in self.texts(name, value, "a string") {
-            match text.strip_prefix("file:") {
-                Some(file) => {
-                    self.list_file(file, value, &mut |line: &str| parse(line.trim()), &mut items);
-                }
-                None => match parse(text) {
-                    Ok(item) => items.push(item),
-                    Err(message) => self.wrong(value, name, &message),
-                },
-            }
-        }
-        items
-    }
-
-    /// The items of the files that a setting names, with or without `file:` before the name. The
-    /// lines come with the blanks they begin with, which mean something in some tables.
-    pub fn files<T>(
-        &mut self,
-        name: &'static str,
-        mut parse: impl FnMut(&str) -> Result<T, String>,
-    ) -> Vec<T> {
-        let mut items = Vec::new();
-        let Some((_, value)) = self.value(name) else { return items };
-        for (text, value) in self.texts(name, value, "a file name") {
-            let file = text.strip_prefix("file:").unwrap_or(text);
-            self.list_file(file, value, &mut parse, &mut items);
-        }
-        items
-    }
-
     /// The whole text of the file that a setting names, with or without `file:` before the name.
     pub fn content(&mut self, name: &'static str) -> Option<String> {
         let (_, value) = self.value(name)?;
@@ -310,6 +309,7 @@ impl<'t> Reader<'t> {
     pub fn secret(&mut self, name: &'static str) -> Option<Secret> {
         let (_, value) = self.value(name)?;
         let Kind::Text(text) = &value.kind else {
+            self.shared.borrow_mut().secrets.push(value.place.clone());
             let found = value.described();
             self.wrong(value, name, &format!("expected a string, found {found}"));
             return None;
@@ -318,9 +318,13 @@ impl<'t> Reader<'t> {
         let is_named = file.is_some() || text.starts_with("env:");
         self.note(name, format!("{:?}", if is_named { text } else { "env:NOT_SHOWN" }));
         if !is_named {
+            self.shared.borrow_mut().secrets.push(value.place.clone());
             return Some(Secret::new(text));
         }
         let given = self.given(file.unwrap_or(text), value)?;
+        if let Some((_, fault)) = crate::text::fault(given.lines().next().unwrap_or_default()) {
+            self.wrong(value, name, &format!("what it names cannot be read: {fault}"));
+        }
         Some(Secret::new(given.lines().next().unwrap_or_default().trim_end()))
     }
 
@@ -339,57 +343,6 @@ impl<'t> Reader<'t> {
         match self.value(name) {
             Some((_, value)) => self.wrong(value, name, message),
             None => self.report(Diagnostic::error(self.place(), message)),
-        }
-    }
-
-    /// The strings of a list, or the only one; what is no string is reported.
-    fn texts(&self, name: &str, value: &'t Value, wanted: &str) -> Vec<(&'t str, &'t Value)> {
-        let single = std::slice::from_ref(value);
-        let written = if let Kind::List(list) = &value.kind { list.as_slice() } else { single };
-        let mut texts = Vec::new();
-        for value in written {
-            if let Kind::Text(text) = &value.kind {
-                texts.push((text.as_str(), value));
-            } else {
-                let found = value.described();
-                self.wrong(value, name, &format!("expected {wanted}, found {found}"));
-            }
-        }
-        let shown: Vec<&str> = texts.iter().map(|(text, _)| *text).collect();
-        self.note(name, format!("{shown:?}"));
-        texts
-    }
-
-    /// The items of a file: one a line, blank lines and `#` comments skipped.
-    fn list_file<T>(
-        &self,
-        name: &str,
-        value: &Value,
-        parse: &mut impl FnMut(&str) -> Result<T, String>,
-        items: &mut Vec<T>,
-    ) {
-        let found = self.shared.borrow().lists.get(name).copied();
-        let Some(number) = found else {
-            self.shared.borrow_mut().wanted.insert(name.to_owned(), value.place.clone());
-            return;
-        };
-        let Some(file) = self.shared.borrow().files.get(number).cloned() else { return };
-        let mut start = 0;
-        let mut wrong = 0;
-        for line in file.text.split_inclusive('\n') {
-            let item = line.trim_end();
-            if !item.is_empty() && !item.trim_start().starts_with('#') {
-                match parse(item) {
-                    Ok(item) => items.push(item),
-                    Err(message) if wrong < MISTAKES_PER_FILE_MAX => {
-                        wrong += 1;
-                        let span = start..start + line.trim_end().len();
-                        self.report(Diagnostic::error(Place { file: number, span }, message));
-                    }
-                    Err(_) => {}
-                }
-            }
-            start += line.len();
         }
     }
 
@@ -495,6 +448,3 @@ impl<'t> Reader<'t> {
         self.shared.borrow_mut().effective.push((path, value));
     }
 }
-
-/// Mistakes reported of one list file; more of the same would only hide the others.
-const MISTAKES_PER_FILE_MAX: usize = 20;

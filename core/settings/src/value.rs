@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use crate::diagnostic::{Diagnostic, Place};
 
 /// A value and its place.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Value {
     /// Where it stands.
     pub place: Place,
@@ -18,7 +18,7 @@ pub struct Value {
 }
 
 /// What a value can be.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Kind {
     /// A string.
     Text(String),
@@ -46,7 +46,7 @@ pub struct Table {
 }
 
 /// A file that a configuration was read from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct File {
     /// Its name as given.
     pub name: String,
@@ -112,17 +112,43 @@ fn read_value(value: &Spanned<DeValue<'_>>) -> Value {
     Value { place: place(value.span()), kind }
 }
 
+// Any of them may be a password: none is ever printed by accident.
+
+impl std::fmt::Debug for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} at {:?}", self.described(), self.place)
+    }
+}
+
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.described())
+    }
+}
+
+impl std::fmt::Debug for File {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("File").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Kind {
+    fn described(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a string",
+            Self::Whole(_) => "a whole number",
+            Self::Fraction(_) => "a number",
+            Self::Flag(_) => "true or false",
+            Self::List(_) => "a list",
+            Self::Table(_) => "a table",
+            Self::Date => "a date",
+        }
+    }
+}
+
 impl Value {
     /// What it is, for a message.
     pub fn described(&self) -> &'static str {
-        match self.kind {
-            Kind::Text(_) => "a string",
-            Kind::Whole(_) => "a whole number",
-            Kind::Fraction(_) => "a number",
-            Kind::Flag(_) => "true or false",
-            Kind::List(_) => "a list",
-            Kind::Table(_) => "a table",
-            Kind::Date => "a date",
-        }
+        self.kind.described()
     }
 }

@@ -20,5 +20,6 @@ pub mod policy;
 pub mod proxy_protocol;
 pub mod resp;
 pub mod smtp;
+mod smtp_envelope;
 pub mod smtp_server;
 pub mod spamd;

@@ -46,7 +46,9 @@ pub(crate) async fn answer(
             hub.store().settle().map_err(|error| error.to_string())?;
             Ok(json!("settled"))
         }
-        "reload" => control.reload().map(|text| json!(text)),
+        "reload" => {
+            control.reload(request.get("force") == Some(&Value::Bool(true))).map(|text| json!(text))
+        }
         "blocks" => {
             let most = number("most").unwrap_or(ROWS);
             Ok(hub.blocks(usize::try_from(most).unwrap_or(usize::MAX)))
@@ -212,6 +214,8 @@ pub(crate) fn asked(request: &Value) -> Result<Asked<'_>, String> {
         size_bytes: request.get("size").and_then(Value::as_u64).unwrap_or(0),
         recipient_count: 0,
         is_early: false,
+        is_ours: false,
+        is_queued: false,
         unknown: &[],
     })
 }

@@ -24,11 +24,12 @@ const REQUEST_BYTES_MAX: u64 = 64 * 1024;
 
 /// What only the process itself can do.
 pub trait Control: Send + Sync {
-    /// Reads the configuration again. Returns what to tell the operator.
+    /// Reads the configuration again, and takes it although lists have lost most of their entries if
+    /// that is forced. Returns what to tell the operator.
     ///
     /// # Errors
     /// Why the old one stays, as it is shown to people.
-    fn reload(&self) -> Result<String, String>;
+    fn reload(&self, is_forced: bool) -> Result<String, String>;
 
     /// Facts about the process: version, listeners, configuration.
     fn status(&self) -> Value;

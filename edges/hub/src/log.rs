@@ -7,11 +7,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use memchr::memmem;
 
@@ -19,10 +20,13 @@ use memchr::memmem;
 const WAITING_BYTES_MAX: usize = 16 << 20;
 /// The writer is woken early when so many bytes wait.
 const WAKE_BYTES: usize = 1 << 18;
-/// Else it writes so often.
+/// Else it writes so long after the first line that waits; while none does it sleeps.
 const WRITE_EVERY: Duration = Duration::from_millis(50);
 /// The bound is divided into so many files.
 const FILES: u64 = 8;
+/// Who wrote to whom is for nobody else to read.
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
 
 /// The decision log of a node.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ struct Shared {
     wake: Condvar,
     written: Condvar,
     dropped: AtomicU64,
+    /// The file that is written to.
+    current: Mutex<Option<PathBuf>>,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +52,20 @@ struct Waiting {
     /// Bytes taken over by the writer and not yet written.
     in_flight: bool,
     stop: bool,
+    wish: Wish,
     trouble: Option<String>,
+}
+
+/// What the writer is to do before its time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Wish {
+    /// Nothing.
+    #[default]
+    None,
+    /// To write: somebody waits for the disk.
+    Write,
+    /// To write, and to close the file if it is not where it was.
+    Look,
 }
 
 impl DecisionLog {
@@ -55,9 +74,10 @@ impl DecisionLog {
     /// # Errors
     /// The directory cannot be made or written to.
     pub fn open(directory: &Path, bytes_max: u64) -> io::Result<Self> {
-        fs::create_dir_all(directory)?;
+        fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(directory)?;
         let shared = Arc::new(Shared::default());
         let mut files = Files::new(directory.to_owned(), bytes_max)?;
+        *shared.current.lock().unwrap_or_else(PoisonError::into_inner) = files.path();
         let thread = {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
@@ -77,7 +97,7 @@ impl DecisionLog {
         }
         let before = waiting.lines.len();
         waiting.lines.extend_from_slice(line);
-        if before < WAKE_BYTES && waiting.lines.len() >= WAKE_BYTES {
+        if before == 0 || before < WAKE_BYTES && waiting.lines.len() >= WAKE_BYTES {
             self.shared.wake.notify_one();
         }
     }
@@ -89,6 +109,7 @@ impl DecisionLog {
             && waiting.trouble.is_none()
             && !waiting.stop
         {
+            waiting.wish = waiting.wish.max(Wish::Write);
             self.shared.wake.notify_one();
             waiting = self
                 .shared
@@ -103,6 +124,21 @@ impl DecisionLog {
     pub fn health(&self) -> (u64, Option<String>) {
         let waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         (self.shared.dropped.load(Ordering::Relaxed), waiting.trouble.clone())
+    }
+
+    /// Has the file that is written to closed if somebody has removed or renamed it: its room is to
+    /// be given back, and what follows goes to a file that can be found. To be called once in a while.
+    pub fn look_around(&self) {
+        let current = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if current.is_some_and(|path| !path.exists()) {
+            self.reopen();
+        }
+    }
+
+    /// As [`DecisionLog::look_around`], where another file may have the same name.
+    pub fn reopen(&self) {
+        self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).wish = Wish::Look;
+        self.shared.wake.notify_one();
     }
 
     /// The line of a decision, by its id.
@@ -127,24 +163,21 @@ impl Drop for DecisionLog {
 fn write_lines(shared: &Shared, files: &mut Files) {
     let mut lines = Vec::new();
     loop {
-        let stop = {
-            let mut waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            if waiting.lines.len() < WAKE_BYTES && !waiting.stop {
-                waiting = shared
-                    .wake
-                    .wait_timeout(waiting, WRITE_EVERY)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0;
-            }
+        let (stop, wish) = {
+            let mut waiting = wait_for_lines(shared);
             std::mem::swap(&mut lines, &mut waiting.lines);
             waiting.in_flight = !lines.is_empty();
-            waiting.stop
+            (waiting.stop, std::mem::take(&mut waiting.wish))
         };
+        if wish == Wish::Look {
+            files.look();
+        }
         let trouble = if lines.is_empty() { Ok(()) } else { files.write(&lines) };
         if let Err(_trouble) = &trouble {
             let lost = memchr::memchr_iter(b'\n', &lines).count() as u64;
             shared.dropped.fetch_add(lost, Ordering::Relaxed);
         }
+        *shared.current.lock().unwrap_or_else(PoisonError::into_inner) = files.path();
         // After a burst the memory goes back.
         if lines.capacity() > 4 * WAKE_BYTES {
             lines = Vec::new();
@@ -162,11 +195,51 @@ fn write_lines(shared: &Shared, files: &mut Files) {
     }
 }
 
+/// Returns when lines are to be written, or something else is to be done.
+fn wait_for_lines(shared: &Shared) -> MutexGuard<'_, Waiting> {
+    let mut waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    while waiting.lines.is_empty() && !waiting.stop && waiting.wish == Wish::None {
+        waiting = shared.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+    }
+    let end = Instant::now() + WRITE_EVERY;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let is_due = waiting.lines.len() >= WAKE_BYTES || left.is_zero();
+        if is_due || waiting.stop || waiting.wish != Wish::None {
+            return waiting;
+        }
+        waiting = shared.wake.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+    }
+}
+
 /// The files of a log.
 struct Files {
     directory: PathBuf,
     bytes_max: u64,
-    current: Option<(File, u64)>,
+    current: Option<Current>,
+}
+
+/// The file that is written to.
+struct Current {
+    file: File,
+    path: PathBuf,
+    length: u64,
+}
+
+impl Current {
+    fn open(path: PathBuf) -> io::Result<Self> {
+        let file = OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(&path)?;
+        let length = file.metadata()?.len();
+        Ok(Self { file, path, length })
+    }
+
+    /// Whether it still has its name.
+    fn is_there(&self) -> bool {
+        let (Ok(own), Ok(named)) = (self.file.metadata(), fs::metadata(&self.path)) else {
+            return false;
+        };
+        (own.dev(), own.ino()) == (named.dev(), named.ino())
+    }
 }
 
 impl Files {
@@ -174,9 +247,7 @@ impl Files {
         let mut files = Self { directory, bytes_max, current: None };
         // Go on in the newest file, or say at once that the directory does not serve.
         if let Some(newest) = list(&files.directory).pop() {
-            let file = OpenOptions::new().append(true).open(&newest)?;
-            let length = file.metadata()?.len();
-            files.current = Some((file, length));
+            files.current = Some(Current::open(newest)?);
         } else {
             let probe = files.directory.join(".probe");
             File::create(&probe)?;
@@ -186,20 +257,28 @@ impl Files {
     }
 
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        let is_full =
-            self.current.as_ref().is_none_or(|(_, length)| *length >= self.bytes_max / FILES);
+        let is_full = self.current.as_ref().is_none_or(|it| it.length >= self.bytes_max / FILES);
         if is_full {
             let name = format!("decisions-{}.jsonl", id_of(lines).unwrap_or("0000000000"));
-            let path = self.directory.join(name);
-            let file = OpenOptions::new().append(true).create(true).open(path)?;
-            self.current = Some((file, 0));
+            self.current = Some(Current::open(self.directory.join(name))?);
             self.drop_oldest();
         }
-        if let Some((file, length)) = &mut self.current {
-            file.write_all(lines)?;
-            *length += lines.len() as u64;
+        if let Some(current) = &mut self.current {
+            current.file.write_all(lines)?;
+            current.length += lines.len() as u64;
         }
         Ok(())
+    }
+
+    /// Closes the file if it is not where it was.
+    fn look(&mut self) {
+        if self.current.as_ref().is_some_and(|current| !current.is_there()) {
+            self.current = None;
+        }
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        self.current.as_ref().map(|current| current.path.clone())
     }
 
     fn drop_oldest(&self) {
@@ -325,6 +404,57 @@ mod tests {
         let bytes: u64 =
             list(directory.path()).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
         assert!(bytes <= bytes_max + 1_000, "{bytes}");
+    }
+
+    #[test]
+    fn a_file_that_is_removed_or_renamed_gives_its_room_back_and_loses_no_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = DecisionLog::open(directory.path(), 1 << 20).unwrap();
+        log.add(&line(1));
+        log.settle();
+        let first = list(directory.path()).pop().unwrap();
+        let is_open = || {
+            let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            let mut open = open.filter_map(|it| fs::read_link(it.path()).ok());
+            open.any(|path| path.to_string_lossy().starts_with(&*first.to_string_lossy()))
+        };
+        assert!(is_open());
+        fs::remove_file(&first).unwrap();
+        log.look_around();
+        log.settle();
+        while is_open() {
+            std::thread::yield_now();
+        }
+        log.add(&line(2));
+        assert!(log.find("0000000002").is_some(), "it goes to a file that is there");
+        let second = list(directory.path()).pop().unwrap();
+        fs::rename(&second, directory.path().join("old")).unwrap();
+        // Somebody has made another file of the same name meanwhile.
+        fs::write(&second, "").unwrap();
+        log.reopen();
+        log.settle();
+        log.add(&line(3));
+        assert!(log.find("0000000003").is_some());
+        assert_eq!(fs::read(directory.path().join("old")).unwrap(), line(2));
+        // One that is where it was is gone on with.
+        let files = list(directory.path()).len();
+        log.reopen();
+        log.look_around();
+        log.add(&line(4));
+        log.settle();
+        assert_eq!(list(directory.path()).len(), files);
+    }
+
+    #[test]
+    fn nobody_else_reads_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let folder = directory.path().join("log");
+        let log = DecisionLog::open(&folder, 1 << 20).unwrap();
+        log.add(&line(1));
+        log.settle();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!(mode(&folder), 0o700);
+        assert_eq!(mode(&list(&folder).pop().unwrap()), 0o600);
     }
 
     #[test]

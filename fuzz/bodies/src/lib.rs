@@ -67,9 +67,9 @@ pub fn policy(bytes: &[u8]) {
 /// Commands up to DATA or BDAT, then text: every byte is handed out or held, nothing that is passed on can be
 /// taken for an end of the message by anybody, and pieces make no difference.
 pub fn smtp_server(bytes: &[u8]) {
-    use smtp_server::{Command, Decoder, Text};
+    use smtp_server::{Command, Decoder, Syntax, Text};
     let read = |size: usize| {
-        let (mut decoder, mut is_text) = (Decoder::default(), false);
+        let (mut decoder, mut is_text) = (Decoder::new(Syntax::Strict), false);
         // The chunk under way: what is to come of it, and whether it is the last.
         let mut chunk: Option<(u64, bool)> = None;
         let mut is_chunked = false;
@@ -102,6 +102,11 @@ pub fn smtp_server(bytes: &[u8]) {
                 match decoder.next_command() {
                     Ok(Some(command)) => {
                         is_text = command == Command::Data;
+                        if let Command::Rcpt { path, .. } = &command {
+                            let again = format!("<{path}>");
+                            let read = address::Path::parse(again.as_bytes());
+                            assert_eq!(read, Ok((path.clone(), &b""[..])), "read otherwise");
+                        }
                         if let Command::Bdat { bytes, is_last } = command {
                             chunk = Some((bytes, is_last));
                         }
@@ -271,6 +276,10 @@ pub fn address(bytes: &[u8]) {
     let marks = usize::from(text.contains('@'));
     assert_eq!(local.len() + marks + domain.len(), text.len());
     assert!(!domain.contains('@'));
+    if let Ok(path) = address::Path::resolve(bytes) {
+        let again = address::Path::resolve(format!("<{path}>").as_bytes());
+        assert!(again.is_ok(), "{path} is not taken again");
+    }
     for push in [address::push_stable_sender, address::push_steady_sender] {
         let (mut once, mut twice) = (String::from("x"), String::new());
         push(&text, &mut once);

@@ -61,7 +61,7 @@ pub(crate) struct Ask {
 impl Ask {
     pub(crate) fn run(&self) -> Result<(), Failure> {
         let request = self.transaction.request("ask");
-        let (_, socket) = self.daemon.find();
+        let (_, socket) = self.daemon.find()?;
         let answer = match mpp_admin::ask(&socket, &request) {
             Ok(answer) => answer,
             Err(AskError::Refused(text)) => return Err(Failure(text)),
@@ -75,7 +75,7 @@ impl Ask {
     }
 
     fn without_daemon(&self, request: &Value) -> Result<Value, Failure> {
-        let loaded = load::load(self.daemon.config.as_deref(), 1).map_err(Failure)?;
+        let loaded = load::load(self.daemon.config.path()?.as_deref(), 1).map_err(Failure)?;
         let hub = wiring::passing_hub(loaded.configuration)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(mpp_admin::judge(&hub, request)).map_err(Failure)

@@ -1,14 +1,15 @@
 //! `mpp check`: what is wrong with a configuration, and what holds.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
 use clap::Args;
+use mpp_address::Path;
 use mpp_config::proxy::{Proxy, Taking};
 use mpp_doors::proxy::Gate;
 use serde_json::Value;
 
 use super::{Failure, recipients};
+use crate::place::Config;
 use crate::{load, print, wiring};
 
 /// Diagnose a configuration.
@@ -17,9 +18,8 @@ use crate::{load, print, wiring};
     mpp check --print                  every setting and its default\n  \
     mpp check --config /etc/mpp/mpp.toml --live --sample bob@example.org")]
 pub(crate) struct Check {
-    /// The configuration; without one, the defaults
-    #[arg(long, short, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: Config,
     /// Print the effective configuration, every default included
     #[arg(long)]
     print: bool,
@@ -33,10 +33,17 @@ pub(crate) struct Check {
 
 impl Check {
     pub(crate) fn run(&self) -> Result<(), Failure> {
-        let loaded = load::load(self.config.as_deref(), 0).map_err(Failure)?;
+        let path = self.config.path()?;
+        let loaded = load::load(path.as_deref(), 0).map_err(Failure)?;
         if !loaded.warnings.is_empty() {
             print::error(&loaded.warnings);
         }
+        // Certificates and keys as they are used, before anything is called sound.
+        for proxy in &loaded.configuration.proxies {
+            Gate::new(proxy).map_err(|text| Failure(format!("error: {text}")))?;
+        }
+        let proved = loaded.configuration.proxies.iter().map(|proxy| proved(proxy));
+        let proved = proved.collect::<Result<Vec<String>, Failure>>()?;
         if self.print {
             print::out(&effective(&loaded.effective));
         } else if self.live {
@@ -44,11 +51,13 @@ impl Check {
         } else {
             let policies = loaded.configuration.policies.count();
             let lists = loaded.lists.len();
-            print::out(&format!("sound: {policies} policies, {lists} list files"));
-            for proxy in &loaded.configuration.proxies {
-                // Certificates and keys as they are used.
-                Gate::new(proxy).map_err(|text| Failure(format!("error: {text}")))?;
-                print::out(&proved(proxy)?);
+            let policies = print::many(policies, "policy");
+            print::out(&format!("sound: {policies}, {}", print::many(lists, "list file")));
+            for line in &proved {
+                print::out(line);
+            }
+            if path.is_none() {
+                print::error("no configuration: these are the defaults");
             }
             if loaded.configuration.holds_for_good() {
                 return Err(Failure(format!("error: {HOLDS_FOR_GOOD}")));
@@ -117,13 +126,20 @@ fn proved(proxy: &Proxy) -> Result<String, Failure> {
     }
     let domains: Vec<String> = proxy.domains.all().map(|(name, _)| name).collect();
     let mut probes: Vec<String> = STRANGERS.iter().map(|domain| format!("bob@{domain}")).collect();
+    let spelled = |domain: &str| SPELLED.map(|between| format!("bob@{STRANGER}{between}{domain}"));
     for domain in &domains {
         let domain = domain.trim_start_matches('.');
         probes.extend(ROUTED.iter().map(|local| format!("{local}@{domain}")));
-        probes.push(format!("bob@{domain}.mpp-check.invalid"));
-        probes.push(format!("bob@{domain}@mpp-check.invalid"));
+        probes.push(format!("bob@{domain}.{STRANGER}"));
+        probes.push(format!("bob@{domain}@{STRANGER}"));
+        probes.extend(spelled(domain));
+        probes.extend(spelled(&format!(".{domain}")));
     }
-    let taken = probes.iter().find(|probe| matches!(proxy.takes(probe), Taking::Yes(_)));
+    // As RCPT has it: what is no path is refused before anything is asked.
+    let takes = |probe: &&String| {
+        Path::parse_bare(probe).is_ok_and(|path| matches!(proxy.takes(&path), Taking::Yes(_)))
+    };
+    let taken = probes.iter().find(takes);
     match taken {
         Some(probe) => Err(Failure(format!("error: proxy {} takes mail for {probe}", proxy.name))),
         None => Ok(format!(
@@ -137,14 +153,15 @@ fn proved(proxy: &Proxy) -> Result<String, Failure> {
 }
 
 /// Domains that are nobody's who configures a gateway.
-const STRANGERS: [&str; 4] = ["mpp-check.invalid", "[192.0.2.1]", "invalid", "localhost"];
+const STRANGERS: [&str; 4] = [STRANGER, "[192.0.2.1]", "invalid", "localhost"];
+const STRANGER: &str = "mpp-check.invalid";
+/// What may stand between a stranger's domain and one of ours so that some mail servers see the
+/// first and some the second.
+const SPELLED: [&str; 14] =
+    ["(", " (", ")", ",", ";", "\t", "\u{b}", "\u{1b}", ">", "\\", "\"", "[", "]", "(\\\")> X=\""];
 /// Local parts that would have a mail server relay.
-const ROUTED: [&str; 4] = [
-    "bob%mpp-check.invalid",
-    "mpp-check.invalid!bob",
-    "\"bob@mpp-check.invalid\"",
-    "@mpp-check.invalid:bob",
-];
+const ROUTED: [&str; 3] =
+    ["bob%mpp-check.invalid", "mpp-check.invalid!bob", "\"bob@mpp-check.invalid\""];
 
 fn push_examined(row: &Value, out: &mut String) {
     let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default();

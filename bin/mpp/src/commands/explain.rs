@@ -28,7 +28,7 @@ impl Explain {
         let id = self.id.trim_matches(['(', ')', ' ']);
         let id = Id::parse(id)
             .ok_or_else(|| format!("error: `{id}` is no id: it has ten letters and digits"))?;
-        let (state, socket) = self.daemon.find();
+        let (state, socket) = self.daemon.find()?;
         // A daemon may have lines in memory still. Without one all are in the files.
         drop(mpp_admin::ask(&socket, &json!({ "command": "settle" })));
         let directory = state.join(wiring::LOG);

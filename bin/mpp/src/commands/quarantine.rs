@@ -377,7 +377,7 @@ impl Digest {
         if users.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let (state, socket) = self.daemon.find();
+        let (state, socket) = self.daemon.find()?;
         // The daemon may have lines in memory still.
         drop(mpp_admin::ask(&socket, &json!({ "command": "settle" })));
         let directory = state.join(wiring::LOG);

@@ -19,6 +19,7 @@ use mpp_wire::policy::Request;
 use serde_json::Value;
 
 use super::{Failure, state};
+use crate::place::Config;
 use crate::{load, print, wiring};
 
 /// Keys of a replay are made with a fixed seed, so that it repeats to the bit.
@@ -43,9 +44,8 @@ pub(crate) struct Replay {
     /// Answer as a policy service in virtual time instead
     #[arg(long, value_name = "ADDRESS:PORT|unix:PATH")]
     listen: Option<String>,
-    /// The configuration; without one, the defaults
-    #[arg(long, short, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: Config,
     /// Keep the decision log in this directory, for `mpp explain --state DIR ID`
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
@@ -56,7 +56,7 @@ pub(crate) struct Replay {
 
 impl Replay {
     pub(crate) fn run(&self) -> Result<(), Failure> {
-        let loaded = load::load(self.config.as_deref(), SEED).map_err(Failure)?;
+        let loaded = load::load(self.config.path()?.as_deref(), SEED).map_err(Failure)?;
         let clock = Arc::new(VirtualClock::default());
         let log = match &self.state {
             Some(state) => {

@@ -30,8 +30,9 @@ use super::{Failure, postfix};
 use crate::digests::Digests;
 use crate::keeper::{Front, Keeper};
 use crate::load::{self, Loaded};
+use crate::place::Config;
 use crate::reload::Reloader;
-use crate::{place, wiring};
+use crate::{place, private, wiring};
 
 /// How often expiry, transactions and health are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -54,9 +55,8 @@ const GIVE_BACK_BYTES: u64 = 4 << 20;
 #[command(after_help = "Examples:\n  mpp serve\n  mpp serve --config /etc/mpp/mpp.toml\n  \
     mpp serve --state /tmp/mpp --listen 127.0.0.1:10040 --listen unix:/tmp/mpp/policy")]
 pub(crate) struct Serve {
-    /// The configuration; without one, safe defaults
-    #[arg(long, short, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: Config,
     /// Where store and log are, instead of `server.state`
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
@@ -74,7 +74,8 @@ impl Serve {
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
             mpp_hub::say(&format!("cannot raise the limit of open files: {error}"));
         }
-        let config = self.config.as_deref();
+        let config = self.config.path()?;
+        let config = config.as_deref();
         let first = load::load(config, 0).map_err(Failure)?;
         let state = self
             .state
@@ -82,6 +83,9 @@ impl Serve {
             .unwrap_or_else(|| place::state_directory(&first.configuration.server.state, config));
         let store = wiring::store(&first.configuration.store, &state, self.set_aside_damaged)?;
         let loaded = load::load(config, store.seed()).map_err(Failure)?;
+        if !has_sockets(&loaded.configuration, &state) {
+            private::close(&state);
+        }
         let wanted =
             if self.listen.is_empty() { &loaded.configuration.listen.policy } else { &self.listen };
         let quarantine = open_quarantine(&loaded.configuration, &state)?;
@@ -98,6 +102,15 @@ impl Serve {
         let node = Node::new(loaded, &state, config, (store, &doors))?;
         node.run(doors, &admin)
     }
+}
+
+/// Whether a mail server finds a socket in the state directory, and so has to enter it.
+fn has_sockets(configuration: &Configuration, state: &Path) -> bool {
+    let listen = &configuration.listen;
+    let doors = [&listen.policy, &listen.milter, &listen.pages].into_iter().flatten();
+    let proxies = configuration.proxies.iter().flat_map(|proxy| &proxy.listen);
+    let mut sockets = doors.chain(proxies).filter_map(|it| it.strip_prefix("unix:"));
+    sockets.any(|path| Path::new(path).starts_with(state))
 }
 
 fn bind(addresses: &[String]) -> Result<Vec<Listener>, Failure> {
@@ -348,13 +361,18 @@ impl Node {
                 _ = stop.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
                 // What is wrong was said to the log already.
-                _ = hang_up.recv() => drop(self.reloader.reload()),
+                _ = hang_up.recv() => drop(self.reloader.reload(false)),
                 _ = tick.tick() => {
                     self.hub.tick();
                     ticks = ticks.wrapping_add(1);
+                    if ticks.is_multiple_of(LIST_TICKS)
+                        && let Some(log) = self.hub.log()
+                    {
+                        log.look_around();
+                    }
                     if ticks.is_multiple_of(LIST_TICKS) && self.reloader.lists_changed() {
                         // As above.
-                        drop(self.reloader.reload());
+                        drop(self.reloader.reload(false));
                     }
                     if ticks.is_multiple_of(SLOW_TICKS) {
                         self.look_around(&mut seen);

@@ -15,7 +15,7 @@ use crate::place::Where;
 use crate::print::{self, count, percent};
 
 pub(super) fn daemon(daemon: &Where, request: &Value) -> Result<Value, Failure> {
-    let (_, socket) = daemon.find();
+    let (_, socket) = daemon.find()?;
     mpp_admin::ask(&socket, request).map_err(|error| match error {
         AskError::Refused(text) => Failure(text),
         AskError::NotRunning(error) => not_running(&socket, &error),
@@ -494,15 +494,19 @@ impl Greylist {
 /// Take a new configuration, or say why not.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  mpp reload\n  mpp reload --config /etc/mpp/mpp.toml\n\n\
-    SIGHUP does the same. A wrong configuration leaves the running one in place.")]
+    SIGHUP does the same. A wrong configuration leaves the running one in place, and so does a list \
+    file that has become empty or lost more than half of its entries.")]
 pub(crate) struct Reload {
+    /// Take lists that have lost most of their entries
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     daemon: Where,
 }
 
 impl Reload {
     pub(crate) fn run(&self) -> Result<(), Failure> {
-        let done = daemon(&self.daemon, &json!({ "command": "reload" }))?;
+        let done = daemon(&self.daemon, &json!({ "command": "reload", "force": self.force }))?;
         print::out(done.as_str().unwrap_or_default());
         Ok(())
     }

@@ -20,7 +20,7 @@ use super::Failure;
 use super::import::Import;
 use super::state::{daemon, number, text};
 use crate::load;
-use crate::place::Where;
+use crate::place::{Config, Where};
 use crate::print::{self, count};
 
 /// How often the progress line is drawn.
@@ -103,9 +103,9 @@ enum Source {
 impl Source {
     /// The store of a configuration or of a state directory.
     fn open(which: &Where) -> Result<Self, Failure> {
-        let (state, socket) = which.find();
+        let (state, socket) = which.find()?;
         let is_used = || mpp_admin::ask(&socket, &json!({ "command": "status" })).is_ok();
-        match settings(which.config.as_deref())? {
+        match settings(&which.config)? {
             Settings::Shared(shared) => Ok(Self::Side(Box::new(side(&shared.server, None)?))),
             Settings::Embedded if is_used() => Ok(Self::Daemon(which.clone())),
             Settings::Embedded => {
@@ -151,10 +151,10 @@ pub(super) fn failed(error: StoreError) -> Failure {
 }
 
 /// `[store]` of a configuration; without one, the embedded store.
-pub(super) fn settings(config: Option<&Path>) -> Result<Settings, Failure> {
-    match config {
+pub(super) fn settings(config: &Config) -> Result<Settings, Failure> {
+    match config.path()? {
         None => Ok(Settings::Embedded),
-        Some(config) => Ok(load::load(Some(config), 0).map_err(Failure)?.configuration.store),
+        Some(path) => Ok(load::load(Some(&path), 0).map_err(Failure)?.configuration.store),
     }
 }
 
@@ -176,9 +176,9 @@ fn existing(state: &Path) -> Result<PathBuf, Failure> {
 /// What a path on the command line means.
 fn which(path: &Path) -> Where {
     if path.is_dir() {
-        Where { config: None, state: Some(path.to_owned()) }
+        Where { config: Config::none(), state: Some(path.to_owned()) }
     } else {
-        Where { config: Some(path.to_owned()), state: None }
+        Where { config: Config::named(path), state: None }
     }
 }
 
@@ -222,7 +222,7 @@ impl Info {
             let age = age(oldest_ms).map_or("-".into(), form::about);
             let _ = writeln!(out, "{kind:18} {:>14}  {age}", count(many));
         }
-        let bytes = mpp_admin::ask(&self.which.find().1, &json!({ "command": "status" }));
+        let bytes = mpp_admin::ask(&self.which.find()?.1, &json!({ "command": "status" }));
         if let Ok(status) = bytes {
             let _ = writeln!(
                 out,
@@ -279,10 +279,10 @@ impl Copying {
 
     fn target(&self, seed: u64) -> Result<Side, Failure> {
         let which = which(&self.to);
-        let mut target = match settings(which.config.as_deref())? {
+        let mut target = match settings(&which.config)? {
             Settings::Shared(shared) => side(&shared.server, Some(seed))?,
             Settings::Embedded => {
-                let folder = which.find().0.join("store");
+                let folder = which.find()?.0.join("store");
                 let options = embedded::Options { seed: Some(seed), ..Default::default() };
                 Side::Embedded(embedded::open(&folder, &options).map_err(failed)?)
             }
@@ -302,9 +302,8 @@ impl Bench {
     fn run(&self) -> Result<(), Failure> {
         let time_ms = form::duration_ms(&self.time)
             .map_err(|why| format!("error: --for {}: {why}", self.time))?;
-        let config = self.which.config.as_deref();
         let directory = std::env::temp_dir().join(format!("mpp-bench-{}", std::process::id()));
-        let settings = settings(config)?;
+        let settings = settings(&self.which.config)?;
         let (store, remains) = crate::wiring::measured_store(&settings, &directory)?;
         let measured =
             mpp_stores::measure::decisions(&*store, self.at_once, Duration::from_millis(time_ms));

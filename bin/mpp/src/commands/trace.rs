@@ -37,7 +37,7 @@ impl Trace {
         let for_ms = self.period.as_deref().map(form::duration_ms).transpose();
         let for_ms = for_ms.map_err(|text| Failure(format!("error: {text}")))?;
         let request = json!({ "command": "trace", "client": self.client, "for_ms": for_ms });
-        let (_, socket) = self.daemon.find();
+        let (_, socket) = self.daemon.find()?;
         let begun = || print::error(&format!("watching {}", self.client));
         let followed = mpp_admin::follow(&socket, &request, begun, |line| {
             let shown = if self.json { line.to_string() } else { shown(line) };

@@ -119,7 +119,7 @@ fn read_one(table: &mut Reader<'_>, name: &str, ring: Keyring) -> Option<Directo
         table.value("kind").is_some().then(|| table.choice("kind", "ldap", &KINDS)).flatten();
     // A mail server may take its time to greet; what comes late is still kept.
     let timeout = if kind == Some(2) { "5s" } else { "1s" };
-    let timeout_ms = table.duration_ms("timeout", timeout).max(1);
+    let timeout_ms = table.period_ms("timeout", timeout);
     let look_ups_max =
         usize::try_from(table.count("look_ups", 64, (1, 10_000))).unwrap_or(usize::MAX);
     let settings = match kind? {

@@ -111,7 +111,7 @@ impl Smtp {
         let connections = count("connections", 2, 100);
         let probes = count("probes", 100, 1_000_000);
         let refusals = count("refusals", 9, 1_000_000);
-        let recheck_ms = table.duration_ms("recheck", "1h").max(1);
+        let recheck_ms = table.period_ms("recheck", "1h");
         Self {
             servers,
             protocol,

@@ -48,7 +48,7 @@ impl Limits {
         let recipients = count("recipients", 1_000, (100, 100_000));
         let messages = count("messages", 1_000, (1, 1_000_000));
         let message_bytes = table.size_bytes("message_size", "50 MiB");
-        let mut time = |name, default| table.duration_ms(name, default).max(1_000);
+        let mut time = |name, default| table.period_ms(name, default).max(1_000);
         Self {
             connections,
             client_connections,

@@ -23,7 +23,7 @@ pub(super) struct Term {
 impl Term {
     /// Reads `block`, `grow` and `up_to` of a table.
     pub(super) fn read(table: &mut Reader<'_>, block: &str, grow: f64, up_to: &str) -> Self {
-        let for_ms = table.duration_ms("block", block);
+        let for_ms = table.period_ms("block", block);
         #[allow(clippy::cast_possible_truncation, reason = "a growth factor is a small number")]
         let grow = table.number("grow", grow, 1.0) as f32;
         Self { for_ms, grow, up_to_ms: table.duration_ms("up_to", up_to).max(for_ms) }
@@ -121,6 +121,10 @@ impl Known {
         })
     }
 }
+
+/// Of what goes astray of the null sender only every fourth counts: servers that send bounces to whom a
+/// spammer forged are not to blame, but a host that sends nothing else is.
+pub(super) const STRAYS: u64 = 4;
 
 /// What makes the keys of faults differ from others.
 const FAULT_SPACE: u64 = 0x64;

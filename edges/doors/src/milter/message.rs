@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use mpp_address::Path;
 use mpp_engine::edits::{Edits, HeaderNames};
 use mpp_engine::facts::Stage;
 use mpp_hub::Asked;
@@ -69,6 +70,8 @@ impl Known {
             size_bytes: message.map_or(0, |message| message.size_bytes),
             recipient_count: if is_at_end { recipients } else { 0 },
             is_early: false,
+            is_ours: false,
+            is_queued: false,
             unknown: &[],
         })
     }
@@ -96,6 +99,9 @@ pub(super) struct Noted {
     pub(super) is_forged: bool,
     pub(super) recipient_mailer: String,
     pub(super) recipient_host: String,
+    /// What the server made of the sender and of the recipient that a client wrote.
+    pub(super) sender: String,
+    pub(super) recipient: String,
 }
 
 impl Noted {
@@ -103,8 +109,10 @@ impl Noted {
     pub(super) fn note<'b>(&mut self, command: u8, mut texts: impl Iterator<Item = &'b [u8]>) {
         match command {
             b'C' => (self.is_forged, self.reverse_name) = Default::default(),
-            b'M' => (self.sasl_user, self.queue_id) = Default::default(),
-            b'R' => (self.recipient_mailer, self.recipient_host) = Default::default(),
+            b'M' => (self.sasl_user, self.queue_id, self.sender) = Default::default(),
+            b'R' => {
+                (self.recipient_mailer, self.recipient_host, self.recipient) = Default::default();
+            }
             _ => {}
         }
         while let Some(name) = texts.next() {
@@ -117,6 +125,8 @@ impl Noted {
                 b"auth_authen" => self.sasl_user = readable(value),
                 b"client_ptr" => self.reverse_name = readable(value),
                 b"client_resolve" => self.is_forged = value != b"OK",
+                b"mail_addr" => self.sender = readable(value),
+                b"rcpt_addr" => self.recipient = readable(value),
                 b"rcpt_mailer" => self.recipient_mailer = readable(value),
                 b"rcpt_host" => self.recipient_host = readable(value),
                 _ => {}
@@ -126,7 +136,14 @@ impl Noted {
 
     /// A message is over.
     pub(super) fn forget_message(&mut self) {
-        (self.sasl_user, self.queue_id) = Default::default();
+        (self.sasl_user, self.queue_id, self.sender) = Default::default();
+    }
+
+    /// The recipient that is named, from how the client wrote it.
+    pub(super) fn recipient(&self, address: &[u8]) -> String {
+        // Where the server refuses it, the macro says why.
+        let told = if self.recipient_mailer == "error" { "" } else { &*self.recipient };
+        resolved(told, address)
     }
 
     /// The enhanced status code for which the server itself refuses the recipient that is named
@@ -171,9 +188,9 @@ pub(super) struct Message {
 }
 
 impl Message {
-    /// One that begins, from a sender as the server names it.
-    pub(super) fn begin(instance: String, sender: &[u8], size_bytes: u64, fate: Fate) -> Self {
-        Self { instance, sender: bare(sender), size_bytes, fate, ..Self::default() }
+    /// One that begins.
+    pub(super) fn begin(instance: String, sender: String, size_bytes: u64, fate: Fate) -> Self {
+        Self { instance, sender, size_bytes, fate, ..Self::default() }
     }
 
     /// Whether there is room for another recipient.
@@ -340,8 +357,20 @@ pub(super) fn joined(parameters: Texts<'_>) -> String {
     text
 }
 
-/// An address without its angle brackets.
+/// The address in what a client wrote for a path, as the mail server reads it.
 pub(super) fn bare(bytes: &[u8]) -> String {
+    if let Ok(path) = Path::resolve(bytes.get(..TEXT_BYTES_MAX).unwrap_or(bytes)) {
+        return path.as_str().to_owned();
+    }
     let inside = bytes.strip_prefix(b"<").and_then(|rest| rest.strip_suffix(b">"));
     readable(inside.unwrap_or(bytes))
+}
+
+/// The same, if the mail server has told in a macro what it made of it: that is whom it delivers to.
+/// Sendmail names local users without a domain there, which says less than the client did.
+pub(super) fn resolved(macro_value: &str, bytes: &[u8]) -> String {
+    match Path::resolve(macro_value.as_bytes()) {
+        Ok(path) if path.as_str().contains('@') => path.as_str().to_owned(),
+        _ => bare(bytes),
+    }
 }

@@ -29,7 +29,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use self::agreement::{Agreement, Offer, Wishes};
-use self::message::{Client, Fate, Known, Message, UNKNOWN, bare, joined, readable};
+use self::message::{Client, Fate, Known, Message, UNKNOWN, joined, readable, resolved};
 use self::scan::Outcome;
 use crate::dialogue;
 use crate::listen::Connection;
@@ -308,7 +308,8 @@ impl Session {
         let instance = format!("milter.{:x}.{:x}", self.number, self.messages);
         let all = joined(parameters.clone());
         let fate = self.known.client.as_ref().map(|client| client.fate).unwrap_or_default();
-        let mut message = Message::begin(instance, address, size.unwrap_or(0), fate);
+        let sender = resolved(&self.known.noted.sender, address);
+        let mut message = Message::begin(instance, sender, size.unwrap_or(0), fate);
         message.parameters = all;
         message.is_believed = self.door.quarantine.is_some()
             && mark::is_believed(self.client(), &self.door.hub.live().configuration);
@@ -324,7 +325,7 @@ impl Session {
 
     async fn recipient(&mut self, said: (&[u8], Texts<'_>), out: &mut Vec<u8>) {
         let (address, parameters) = said;
-        let recipient = bare(address);
+        let recipient = self.known.noted.recipient(address);
         let agreement = self.agreement.as_ref();
         let hears = agreement.is_some_and(Agreement::hears_of_rejected);
         let is_named = agreement.is_some_and(Agreement::names_recipients);

@@ -139,7 +139,7 @@ impl Session {
         let Some(value) = header::value(&head, RELEASED_FIELD) else { return (None, Vec::new()) };
         let names = |named: &Named| {
             let first = mark::named_first(&named.parameters);
-            first.into_iter().chain([super::bare(named.path.as_bytes())]).collect()
+            first.into_iter().chain([super::message::bare(named.path.as_bytes())]).collect()
         };
         let recipients = named.iter().map(names).collect();
         let mark = Mark { value: value.to_vec(), door: CONTEXT.into(), recipients };
@@ -155,7 +155,7 @@ impl Session {
             client_name: client.name.clone(),
             helo: client.helo.clone(),
             sender: message.sender.clone(),
-            recipients: named.map(|named| super::bare(named.path.as_bytes())).collect(),
+            recipients: named.map(|named| super::message::bare(named.path.as_bytes())).collect(),
             sasl_user: self.known.noted.sasl_user.clone(),
             queue_id: self.known.noted.queue_id.clone(),
             results: Vec::new(),
@@ -200,7 +200,7 @@ impl Session {
         if !plan.quarantine.iter().all(|number| message.is_text(*number)) {
             return Err("a recipient's address is no UTF-8".into());
         }
-        let bare = |path: &str| super::bare(path.as_bytes());
+        let bare = |path: &str| super::message::bare(path.as_bytes());
         let wanted = (named, &*plan.quarantine);
         let (recipients, reason) = scanning::held_for(&self.door.hub, wanted, (worst, bare)).await;
         let tests: Vec<&str> = worst.findings.iter().map(|finding| &*finding.tests).collect();

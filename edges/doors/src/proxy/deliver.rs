@@ -54,9 +54,8 @@ impl Session {
         let host = self.setup.proxy.name_of_host.clone();
         let Some(message) = &mut self.transaction else { return Err(gone()) };
         let Some(hop) = &mut message.hop else { return Err(gone()) };
-        let reply = hop.say("DATA\r\n").await?;
-        if reply.code != 354 {
-            return Ok(reply);
+        if let Some(refusal) = hop.data().await? {
+            return Ok(refusal);
         }
         message.is_text = true;
         let cuts = cuts_of(text, &group.strip)?;
@@ -123,7 +122,7 @@ impl Session {
         if let Some(hop) = &mut message.hop
             && message.is_begun
         {
-            hop.say("RSET\r\n").await?;
+            hop.forget().await?;
         }
         message.is_begun = false;
         if message.hop.is_none() {
@@ -142,7 +141,7 @@ impl Session {
             match message.name(&setup.proxy, client, (path, parameters)).await? {
                 Said::Reply(reply) if reply.is_positive() => count += 1,
                 Said::Reply(reply) => return Ok(Some(reply)),
-                Said::Cannot(text) => return Err(io::Error::other(text.trim_end())),
+                Said::Cannot(own) => return Err(io::Error::other(own.1)),
             }
         }
         message.at_hop = Some(count);

@@ -75,9 +75,8 @@ impl Gate {
         if count == 0 {
             return Ok(());
         }
-        let reply = hop.say("DATA\r\n").await.map_err(not_taken)?;
-        if reply.code != 354 {
-            return Err(Injected::NotTaken(said(&reply)));
+        if let Some(refusal) = hop.data().await.map_err(not_taken)? {
+            return Err(Injected::NotTaken(said(&refusal)));
         }
         let mut stuffed = Vec::with_capacity(PIECE_BYTES * 2);
         let (mut stuffing, mut place) = (Stuffing::default(), 0);

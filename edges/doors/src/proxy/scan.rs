@@ -17,15 +17,12 @@ use mpp_wire::smtp::Reply;
 
 use super::deliver::Group;
 use super::gate::Tally;
-use super::reply::{self, NO_HOP};
+use super::reply::{self, Answer, NO_ANSWER, NO_HOP, NOT_NOW, Own, TAKEN};
 use super::rewrite::HEAD_BYTES_MAX;
 use super::session::{Next, Session, asked};
 use super::transaction::Transaction;
 use crate::mark;
 use crate::scanning::{self, Found, Named};
-
-/// When something that the policy insists on cannot be done now.
-const NOT_NOW: &str = "451 4.3.0 Cannot be done now\r\n";
 
 impl Transaction {
     /// Whether the message has to be there whole before it is passed on.
@@ -39,16 +36,14 @@ impl Session {
     pub(super) async fn end_of_spooled(&mut self) -> io::Result<Next> {
         let text = self.transaction.as_mut().and_then(|message| message.spool.take());
         let Some(text) = text.map(mpp_hub::spool::Writer::finish) else {
-            return Ok(self.say(NO_HOP));
+            return Ok(self.end_message(&NO_HOP.into()));
         };
         let (mark, released) = self.released(&text).await;
         let found = self.look_into(&text).await;
         let is_missing =
             |found: &Found| found.scanned.is_incomplete && found.scanning.down == Down::Defer;
         if found.iter().any(is_missing) {
-            self.reset();
-            self.message_is_over();
-            return Ok(self.say("451 4.7.1 Cannot be scanned now\r\n"));
+            return Ok(self.end_message(&Own(451, "4.7.1 Cannot be scanned now").into()));
         }
         // What was queued already could only be sent back, to a sender who may be forged.
         let is_queued = !self.client.queue_id.is_empty();
@@ -63,32 +58,27 @@ impl Session {
             let cause = if worst.class == Class::Virus { Cause::Virus } else { Cause::Content };
             let refusal = self.conclude((Action::Reject, cause), &worst, Fate::Reject);
             self.learn(&found).await;
-            self.reset();
-            self.message_is_over();
-            return Ok(self.refused(&refusal));
+            return Ok(self.end_message(&refusal));
         }
         let held = match self.hold(&plan, &worst, &text).await {
             Ok(held) => held,
             Err(trouble) => {
                 crate::warn(&format!("quarantine: {trouble}"));
-                self.reset();
-                self.message_is_over();
-                return Ok(self.say(NOT_NOW));
+                return Ok(self.end_message(&NOT_NOW.into()));
             }
         };
-        let next = self.deliver_all(&plan, (&found, &released), &text).await;
+        let answer = self.deliver_all(&plan, (&found, &released), &text).await;
         if let (Some(id), Some(quarantine)) = (&held, &self.door.quarantine)
-            && !matches!(next, Some((_, true)))
+            && !answer.as_ref().is_some_and(Answer::is_taken)
         {
             // It comes again for all of its recipients.
             quarantine.withdraw(id).await;
         }
-        if let (Some(mark), Some(quarantine)) = (&mark, &self.door.quarantine)
-            && matches!(next, Some((_, true)))
-        {
+        let is_taken = answer.as_ref().is_some_and(Answer::is_taken);
+        if let (Some(mark), Some(quarantine), true) = (&mark, &self.door.quarantine, is_taken) {
             quarantine.has_passed(mark, &released).await;
         }
-        if next.is_some() {
+        if answer.is_some() {
             // Somebody has said already what it is.
             if !is_excused {
                 self.learn(&found).await;
@@ -101,9 +91,8 @@ impl Session {
             let fate = fates.iter().copied().max().unwrap_or_default();
             self.conclude((action, Cause::None), &worst, fate);
         }
-        self.message_is_over();
-        let next = next.map(|(next, _)| next);
-        Ok(next.unwrap_or_else(|| self.say("451 4.4.2 The next hop has not answered\r\n")))
+        let answer = answer.unwrap_or_else(|| NO_ANSWER.into());
+        Ok(self.end_message(&answer))
     }
 
     /// Shows it to the scanners that any of the policies wants.
@@ -154,7 +143,7 @@ impl Session {
         (action, cause): (Action, Cause),
         worst: &Scanned,
         fate: Fate,
-    ) -> String {
+    ) -> Answer {
         let Self { door, client, transaction, desk, .. } = self;
         let nothing = Transaction::default();
         let message = transaction.as_deref().unwrap_or(&nothing);
@@ -164,8 +153,8 @@ impl Session {
         let remarks = scanning::remarks(worst, fate);
         let verdict = Verdict::new(action, cause);
         let judged = door.hub.conclude(&asked, ("scan", verdict), remarks, desk);
-        let Some(reply) = judged.reply else { return String::new() };
-        format!("{} {} {}\r\n", reply.code, reply.status, desk.reply)
+        let Some(reply) = judged.reply else { return TAKEN.into() };
+        Answer::new(reply.code, &format!("{} {}", reply.status, desk.reply))
     }
 
     /// Whether the mark of a released message is looked at: from ours, never from outside.
@@ -234,14 +223,13 @@ impl Session {
         quarantine.hold(&holding, text).await.map(Some)
     }
 
-    /// Delivers to all who want it; returns whether it was taken, and nothing if the next hop has not
-    /// answered.
+    /// Delivers to all who want it; returns the answer, and nothing if the next hop has not given one.
     async fn deliver_all(
         &mut self,
         plan: &Plan,
         (found, released): (&[Found], &[bool]),
         text: &Spooled,
-    ) -> Option<(Next, bool)> {
+    ) -> Option<Answer> {
         let groups = self.groups(plan, found, released).await;
         let total: usize = groups.iter().map(|group| group.recipients.len()).sum();
         let named = self.transaction.as_ref().map_or(0, |message| message.named.len());
@@ -259,7 +247,9 @@ impl Session {
                         self.setup.proxy.name
                     ));
                     Tally::more(&self.tally().unanswered);
-                    self.take_back();
+                    if let Some(message) = &mut self.transaction {
+                        message.hop = None;
+                    }
                     return None;
                 }
             }
@@ -267,7 +257,7 @@ impl Session {
         let Some(answer) = reply::of_all(answers) else {
             // Nobody gets it, or all who do get it by way of the quarantine.
             self.put_hop_back();
-            return Some((self.say("250 2.0.0 Ok\r\n"), true));
+            return Some(TAKEN.into());
         };
         if answer.is_positive() {
             Tally::more(&self.tally().passed_on);
@@ -277,20 +267,11 @@ impl Session {
             }
         } else {
             Tally::more(&self.tally().refused);
-            self.take_back();
         }
         if answer.code != 421 {
             self.put_hop_back();
         }
-        reply::push(&answer, &mut self.out);
-        Some((self.say(""), answer.is_positive()))
-    }
-
-    fn take_back(&mut self) {
-        let Self { door, transaction, desk, .. } = self;
-        if let Some(message) = transaction.as_deref() {
-            door.hub.take_back(&message.instance, desk);
-        }
+        Some(Answer::from(&answer))
     }
 
     /// Keeps the connection to the next hop for the next message.
@@ -302,7 +283,7 @@ impl Session {
             return pool.keep(hop, &setup);
         }
         tokio::spawn(async move {
-            if hop.say("RSET\r\n").await.is_ok_and(|reply| reply.is_positive()) {
+            if hop.forget().await.is_ok() {
                 pool.keep(hop, &setup);
             }
         });

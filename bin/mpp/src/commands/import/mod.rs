@@ -115,10 +115,10 @@ enum Target {
 
 impl Target {
     fn open(which: &Where) -> Result<Self, Failure> {
-        let (state, socket) = which.find();
+        let (state, socket) = which.find()?;
         let is_used = || mpp_admin::ask(&socket, &json!({ "command": "status" })).is_ok();
         let folder = state.join("store");
-        match settings(which.config.as_deref())? {
+        match settings(&which.config)? {
             Settings::Shared(shared) => Ok(Self::Side(Box::new(side(&shared.server, None)?))),
             Settings::Embedded if is_used() => Ok(Self::Daemon(which.clone())),
             Settings::Embedded if !folder.is_dir() => Ok(Self::Missing(folder)),
@@ -312,7 +312,7 @@ impl Import {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let mut target = Target::open(&self.which)?;
         let seed = target.seed(self.dry_run)?;
-        let loaded = load::load(self.which.config.as_deref(), seed).map_err(Failure)?;
+        let loaded = load::load(self.which.config.path()?.as_deref(), seed).map_err(Failure)?;
         let memory = Memory::of(&loaded.effective);
         let is_asked = memory.is_asked;
         let mut gathered = Gathered::new(&loaded.configuration, memory);
