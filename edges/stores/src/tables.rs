@@ -15,7 +15,7 @@ use crate::record::{Record, push_u32};
 use crate::tally::Counter;
 
 /// Shards of each shelf, as powers of two: drones fill the first.
-const SHARD_BITS: [u32; Shelf::ALL.len()] = [12, 10, 10, 10, 10];
+const SHARD_BITS: [u32; Shelf::ALL.len()] = [12, 10, 10, 10, 10, 10];
 
 /// How many of a key's first bits are known of a point in time.
 pub(crate) fn key_bits(shelf: Shelf) -> u32 {

@@ -9,10 +9,12 @@
 )]
 
 mod dialogue;
+mod ends;
 mod faults;
 mod greeting;
 mod limits;
 mod operation;
+mod parted;
 mod routes;
 mod servers;
 mod tls;

@@ -7,7 +7,6 @@ use mpp_engine::edits::Edits;
 use mpp_hub::spool::Spooled;
 use mpp_wire::smtp::Reply;
 
-use super::reply;
 use super::rewrite::{HEAD_BYTES_MAX, Rewrite};
 use super::session::Session;
 use super::strip::{Cut, MESSAGE_BYTES_MAX, cuts};
@@ -39,7 +38,8 @@ pub(crate) struct Group {
 }
 
 impl Session {
-    /// Delivers to a group. The next hop may know its recipients already.
+    /// Delivers to a group; returns the answer, or by LMTP one for each recipient. The next hop may know
+    /// its recipients already.
     ///
     /// # Errors
     /// The next hop is gone, or the spool cannot be read.
@@ -47,15 +47,15 @@ impl Session {
         &mut self,
         group: &Group,
         (text, is_as_named): (&Spooled, bool),
-    ) -> io::Result<Reply> {
+    ) -> io::Result<Vec<Reply>> {
         if !is_as_named && let Some(refusal) = self.name_again(group).await? {
-            return Ok(refusal);
+            return Ok(vec![refusal]);
         }
         let host = self.setup.proxy.name_of_host.clone();
         let Some(message) = &mut self.transaction else { return Err(gone()) };
         let Some(hop) = &mut message.hop else { return Err(gone()) };
         if let Some(refusal) = hop.data().await? {
-            return Ok(refusal);
+            return Ok(vec![refusal]);
         }
         message.is_text = true;
         let cuts = cuts_of(text, &group.strip)?;
@@ -112,7 +112,7 @@ impl Session {
         let replies = hop.end(&mut stuffed, count).await?;
         message.is_text = false;
         message.is_begun = false;
-        reply::of_all(replies).ok_or_else(gone)
+        if replies.is_empty() { Err(gone()) } else { Ok(replies) }
     }
 
     /// Names sender and recipients of a group to the next hop; returns what it has against one.

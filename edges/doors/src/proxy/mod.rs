@@ -18,6 +18,7 @@ mod inject;
 mod names;
 mod next_hop;
 mod offers;
+mod parted;
 mod pool;
 mod reply;
 pub(crate) mod rewrite;

@@ -155,6 +155,12 @@ impl Session {
         if waits || message.is_spooled() {
             return self.begin_spool();
         }
+        if self.may_be_parted().await {
+            if let Some(message) = &mut self.transaction {
+                message.is_parted = true;
+            }
+            return self.begin_spool();
+        }
         if let Err(trouble) = self.edit().await {
             crate::warn(&format!("proxy {}: the next hop: {trouble}", self.setup.proxy.name));
             self.reset();
@@ -203,6 +209,7 @@ impl Session {
             self.reset();
             return Err(SPOOL_FULL.into());
         }
+        message.header_bytes = header.len() as u64;
         message.spool = Some(spool);
         Ok(())
     }

@@ -47,6 +47,10 @@ pub(crate) struct Transaction {
     pub(crate) fault: Option<Own>,
     /// What is to be written before the text.
     pub(crate) header: String,
+    /// How many bytes of the spool that is.
+    pub(crate) header_bytes: u64,
+    /// Whether it waits in the spool for nothing but answers that may differ.
+    pub(crate) is_parted: bool,
     /// What is to be done to it.
     pub(crate) edits: Option<Edits>,
     pub(crate) filter: HeaderFilter,
