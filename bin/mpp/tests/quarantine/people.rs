@@ -15,9 +15,8 @@ fn what_is_asked_wrongly_is_said() {
 #[test]
 fn a_message_is_shown_as_it_came() {
     let scene = Scene::start(HELD);
-    let noise: String = (0..60_000_u64)
-        .map(|it| format!("{}\r\n", it.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
-        .collect();
+    let lines = (0..60_000_u64).map(|it| it.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_string());
+    let noise = lines.collect::<Vec<_>>().join("\r\n");
     let sent = text("raw", &format!("caf\u{e9}\r\n{noise}"));
     assert!(scene.send(&["held@test.example"], sent.trim_end()).starts_with("250"));
     let id = scene.rows(&["list"])[0]["id"].as_str().expect("an id").to_owned();
