@@ -12,6 +12,7 @@ mod dialogue;
 mod ends;
 mod faults;
 mod greeting;
+mod holding;
 mod limits;
 mod operation;
 mod parted;

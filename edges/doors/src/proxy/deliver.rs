@@ -141,7 +141,9 @@ impl Session {
             match message.name(&setup.proxy, client, (path, parameters)).await? {
                 Said::Reply(reply) if reply.is_positive() => count += 1,
                 Said::Reply(reply) => return Ok(Some(reply)),
-                Said::Cannot(own) => return Err(io::Error::other(own.1)),
+                Said::Cannot(answer) => {
+                    return Err(io::Error::other(answer.text.trim_end().to_owned()));
+                }
             }
         }
         message.at_hop = Some(count);

@@ -244,7 +244,9 @@ impl Session {
         let named = self.transaction.as_ref().map_or(0, |message| message.named.len());
         let mut answers: Vec<Reply> = Vec::new();
         for group in &groups {
-            let is_as_named = groups.len() == 1
+            let has_hop = self.transaction.as_ref().is_some_and(|message| message.hop.is_some());
+            let is_as_named = has_hop
+                && groups.len() == 1
                 && total == named
                 && group.edits.is_none()
                 && !group.is_redirected;
