@@ -155,13 +155,8 @@ fn serve(stream: TcpStream, shared: &Shared, left: Option<usize>) {
                 is_text = false;
                 let mut texts = shared.texts.lock().unwrap_or_else(PoisonError::into_inner);
                 texts.push(std::mem::take(&mut text));
-                let ends: Vec<String> = if is_lmtp {
-                    recipients.iter().map(|recipient| format!(". {recipient}")).collect()
-                } else {
-                    vec![".".to_owned()]
-                };
                 let taken_so = |end: &String| own(end).unwrap_or_else(|| TAKEN.to_owned());
-                several = ends.iter().map(taken_so).collect();
+                several = ends(is_lmtp, &recipients).iter().map(taken_so).collect();
                 let mut taken = shared.taken.lock().unwrap_or_else(PoisonError::into_inner);
                 *taken.entry(serial.clone()).or_default() += 1;
                 recipients.clear();
@@ -191,11 +186,19 @@ fn serve(stream: TcpStream, shared: &Shared, left: Option<usize>) {
             is_text &= answer.starts_with("354");
             several.push(answer);
         }
-        let answers: String = several.iter().map(|answer| format!("{answer}\r\n")).collect();
-        if out.write_all(answers.as_bytes()).is_err() {
+        let answers = several.join("\r\n");
+        if out.write_all(format!("{answers}\r\n").as_bytes()).is_err() {
             return;
         }
     }
+}
+
+/// What the end of a message is answered to: by LMTP it is one for each recipient.
+fn ends(is_lmtp: bool, recipients: &[String]) -> Vec<String> {
+    if !is_lmtp {
+        return vec![".".to_owned()];
+    }
+    recipients.iter().map(|recipient| format!(". {recipient}")).collect()
 }
 
 /// One message with a serial number; whether it was answered 250.

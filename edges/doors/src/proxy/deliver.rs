@@ -1,5 +1,6 @@
 //! A message that lies in the spool goes to the next hop, to those recipients who want it so.
 
+use std::borrow::Cow;
 use std::io;
 
 use mpp_engine::edits::Edits;
@@ -60,7 +61,8 @@ impl Session {
         let cuts = cuts_of(text, &group.strip)?;
         let mut before = group.before.clone();
         if !cuts.is_empty() {
-            let names: Vec<&str> = cuts.iter().map(|cut| &*cut.name).collect();
+            let names: Vec<&str> =
+                cuts.iter().map(|cut| &*cut.name).filter(|name| !name.is_empty()).collect();
             let names: String = names.join("; ").chars().take(900).collect();
             // Whoever verifies signatures behind us is told why they fail.
             for part in ["X-Mpp-Taken-Out: ", &names, "\r\n"] {
@@ -73,12 +75,14 @@ impl Session {
             host: &host,
             mark: &group.mark,
         };
-        // The header ends before the first part that could go.
+        // The header ends before the first part that could go, but for what goes of itself.
+        let (of_header, cuts): (Vec<Cut>, Vec<Cut>) =
+            cuts.into_iter().partition(|cut| cut.name.is_empty());
         let first = cuts.first().map_or(HEAD_BYTES_MAX, |cut| cut.range.start);
         let head = text.head(HEAD_BYTES_MAX.min(first))?;
-        let rewritten = if group.is_as_it_came { head.to_vec() } else { rewrite.of(&head) };
         let mut place = head.len() as u64;
-        drop(head);
+        let head = without(&head, &of_header);
+        let rewritten = if group.is_as_it_came { head.into_owned() } else { rewrite.of(&head) };
         let mut stuffed = Vec::with_capacity(rewritten.len() + STUFFING_BYTES);
         let mut stuffing = Stuffing::default();
         stuffing.push(&rewritten, &mut stuffed);
@@ -145,6 +149,21 @@ impl Session {
         message.at_hop = Some(count);
         Ok(None)
     }
+}
+
+/// The beginning of a message without what goes of it.
+fn without<'h>(head: &'h [u8], cuts: &[Cut]) -> Cow<'h, [u8]> {
+    if cuts.is_empty() {
+        return head.into();
+    }
+    let (mut out, mut place) = (Vec::with_capacity(head.len()), 0);
+    for cut in cuts {
+        out.extend_from_slice(head.get(place..cut.range.start).unwrap_or_default());
+        out.extend_from_slice(cut.text.as_bytes());
+        place = cut.range.end;
+    }
+    out.extend_from_slice(head.get(place..).unwrap_or_default());
+    out.into()
 }
 
 /// What is taken out of a message.

@@ -6,6 +6,7 @@
 //! last line goes on only when nothing stands against the message, and "250" is said only after the
 //! next hop has said so. So a proxy that is killed at any byte has promised nothing.
 
+mod attachment;
 mod attributes;
 mod client;
 mod deliver;

@@ -137,21 +137,9 @@ impl Session {
             return Err(refusal);
         }
         self.hold_all();
-        let policies = self.door.hub.live();
-        let policies = &policies.configuration.policies;
-        // What was released is changed in nothing, and only the whole of it tells.
-        let waits = policies.hold_at_end() || policies.needs().is_any() && self.believes_marks();
-        let now_ms = self.door.hub.now_ms();
-        let is_gateway = self.setup.proxy.is_gateway();
+        let waits = self.must_be_whole();
+        self.trace_it();
         let Some(message) = &mut self.transaction else { return Err(NO_HOP.into()) };
-        if is_gateway {
-            message.header = received(
-                &self.client,
-                (&self.setup.proxy.name_of_host, &message.instance),
-                (self.is_extended, self.is_encrypted),
-                now_ms,
-            );
-        }
         if message.is_discarded {
             message.hop = None;
             return Ok(());
@@ -174,6 +162,28 @@ impl Session {
             message.pending = Some(Vec::new());
         }
         Ok(())
+    }
+
+    /// Puts the trace header of a gateway before the text.
+    fn trace_it(&mut self) {
+        let now_ms = self.door.hub.now_ms();
+        let is_gateway = self.setup.proxy.is_gateway();
+        if let Some(message) = self.transaction.as_mut().filter(|_| is_gateway) {
+            message.header = received(
+                &self.client,
+                (&self.setup.proxy.name_of_host, &message.instance),
+                (self.is_extended, self.is_encrypted),
+                now_ms,
+            );
+        }
+    }
+
+    /// Whether any message must be there whole before it is passed on: it may be held at its end, or be
+    /// one that was released, which is changed in nothing, and only the whole of it tells.
+    fn must_be_whole(&self) -> bool {
+        let live = self.door.hub.live();
+        let policies = &live.configuration.policies;
+        policies.hold_at_end() || policies.needs().is_any() && self.believes_marks()
     }
 
     /// Has the message held for all, if what was judged last says so; returns whether it does.
