@@ -100,6 +100,13 @@ pub(crate) fn statistics(report: &Value) -> String {
         }
     }
     push_funnel(&total["funnel"], &mut out);
+    for scanner in report["scanners"].as_array().into_iter().flatten() {
+        let unscanned = number(scanner, "/unscanned");
+        if unscanned > 0 {
+            let label = format!("not scanned by {}", text(scanner, "name"));
+            let _ = writeln!(out, "  {label:34} {:>12}", count(unscanned));
+        }
+    }
     push_spared(&report["spared"], &mut out);
     let directories = report["directories"].as_array().cloned().unwrap_or_default();
     if !directories.is_empty() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mpp_engine::edits::Edits;
 use mpp_engine::facts::Stage;
-use mpp_engine::scan::{Class, Down, Fate, Plan, Scanned, Scanning};
+use mpp_engine::scan::{Class, Fate, Plan, Scanned, Scanning};
 use mpp_engine::verdict::{Action, Cause, Verdict};
 use mpp_hub::Observed;
 use mpp_hub::quarantine::{Holding, RELEASED_FIELD};
@@ -41,9 +41,9 @@ impl Session {
         };
         let is_released = self.is_released(&text).await;
         let found = if is_released { Vec::new() } else { self.look_into(&text).await };
-        let is_missing =
-            |found: &Found| found.scanned.is_incomplete && found.scanning.down == Down::Defer;
-        if found.iter().any(is_missing) {
+        if found.iter().any(|found| found.scanned.waits) {
+            let worst = scanning::worst(&found);
+            self.conclude((Action::Defer, Cause::Unavailable), &worst, Fate::Deliver);
             self.reset();
             self.message_is_over();
             return Ok(self.say("451 4.7.1 Cannot be scanned now\r\n"));
