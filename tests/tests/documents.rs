@@ -40,9 +40,11 @@ fn all(extension: &str) -> Vec<PathBuf> {
 fn every_codec_has_a_fuzz_target() {
     let mut codecs = Vec::new();
     files(&root().join("core/wire/src"), "rs", &mut codecs);
+    let face = std::fs::read_to_string(root().join("core/wire/src/lib.rs")).unwrap();
     for codec in codecs {
         let name = codec.file_name().unwrap().to_string_lossy().into_owned();
-        if name != "lib.rs" {
+        // A part of a codec is reached through it.
+        if face.contains(&format!("pub mod {};", name.trim_end_matches(".rs"))) {
             let target = root().join("fuzz/fuzz_targets").join(&name);
             assert!(target.exists(), "no {}", target.display());
         }

@@ -124,6 +124,8 @@ async fn judge(hub: &Hub, recipient: &str) -> Verdict {
         size_bytes: 0,
         recipient_count: 0,
         is_early: false,
+        is_ours: false,
+        is_queued: false,
         unknown: &[],
     };
     let verdict = hub.judge(&asked, &mut Desk::default()).await.decision.verdict;

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
+use mpp_address::Path;
 use mpp_config::Quarantine as Settings;
-use mpp_config::proxy::Taking;
-use mpp_doors::proxy::{Gate, Injected};
+use mpp_config::proxy::{Proxy, Taking};
+use mpp_doors::proxy::{Envelope, Gate, Injected};
 use mpp_engine::facts::Stage;
 use mpp_hub::directory::Answering;
 use mpp_hub::quarantine::Holding;
@@ -36,6 +38,8 @@ pub(crate) struct Keeper {
     hub: Arc<Hub>,
     quarantine: Arc<Quarantine>,
     gates: Vec<Arc<Gate>>,
+    /// Where mail leaves that no proxy sends, if the settings say so.
+    outlet: ArcSwapOption<Gate>,
     spool: Arc<Spool>,
     /// Held while a digest is sent and written down as sent.
     telling: Mutex<()>,
@@ -52,12 +56,14 @@ impl Keeper {
     ) -> Self {
         let (telling, serving) = (Mutex::default(), Mutex::default());
         let is_stopping = AtomicBool::new(false);
-        Self { hub, quarantine, gates, spool, telling, serving, is_stopping }
+        let outlet = outlet(&hub.live().configuration.quarantine);
+        Self { hub, quarantine, gates, outlet: outlet.into(), spool, telling, serving, is_stopping }
     }
 
     /// Takes other limits.
     pub(crate) fn configure(&self, settings: &Settings) {
         self.quarantine.configure(settings);
+        self.outlet.store(outlet(settings));
     }
 
     /// Answers a request.
@@ -199,7 +205,10 @@ impl Keeper {
     async fn send_released(&self, release: Release) -> Result<Value, String> {
         let Release { id, holding, recipients, text } = release;
         let (mut states, mut rows) = (Vec::new(), Vec::new());
-        let done = self.send(&holding.route, (&holding.sender, &recipients), &text).await;
+        let recipients = recipients.into_iter().map(|it| (it.address, it.parameters)).collect();
+        let (sender, parameters) = (holding.sender.clone(), holding.parameters.clone());
+        let envelope = Envelope { sender, parameters, recipients };
+        let done = self.send(&holding.route, &envelope, &text).await;
         for (recipient, done) in done {
             let (state, said) = match done {
                 Injected::Taken(said) => (State::Released, said),
@@ -220,20 +229,19 @@ impl Keeper {
     async fn send(
         &self,
         route: &str,
-        (sender, recipients): (&str, &[String]),
+        envelope: &Envelope,
         text: &Spooled,
     ) -> Vec<(String, Injected)> {
         let (name, hop) = route.rsplit_once('/').unwrap_or((route, "0"));
-        let gate = self.gates.iter().find(|gate| *gate.proxy().name == *name);
-        // What came by milter leaves by whatever proxy there is.
-        let gate = gate.or_else(|| self.gates.first().filter(|_| name == "milter"));
-        let Some(gate) = gate else {
-            let trouble = Injected::NotTaken(format!("there is no proxy `{name}` any more"));
-            return recipients.iter().map(|it| (it.clone(), trouble.clone())).collect();
+        let Some(gate) = self.gate(name) else {
+            let trouble = Injected::NotTaken(NO_WAY_OUT.into());
+            let all = envelope.recipients.iter();
+            return all.map(|(recipient, _)| (recipient.clone(), trouble.clone())).collect();
         };
-        let mut hops: BTreeMap<usize, Vec<String>> = BTreeMap::new();
-        for recipient in recipients {
-            let hop = match gate.proxy().takes(recipient) {
+        let mut hops: BTreeMap<usize, Vec<(String, String)>> = BTreeMap::new();
+        for recipient in &envelope.recipients {
+            let path = Path::resolve(recipient.0.as_bytes()).unwrap_or_default();
+            let hop = match gate.proxy().takes(&path) {
                 Taking::Yes(hop) => hop,
                 // Its domain may have gone from the configuration since it was held.
                 _ => hop.parse().unwrap_or(0),
@@ -242,10 +250,19 @@ impl Keeper {
         }
         let mut all = Vec::new();
         for (hop, recipients) in hops {
-            let done = gate.inject(hop, (sender, &recipients), text).await;
-            all.extend(recipients.into_iter().zip(done));
+            let envelope = Envelope { recipients, ..envelope.clone() };
+            let done = gate.inject(hop, &envelope, text).await;
+            all.extend(envelope.recipients.into_iter().map(|(recipient, _)| recipient).zip(done));
         }
         all
+    }
+
+    /// The proxy by which mail leaves that came by this door. What came by milter leaves where the
+    /// quarantine says, or by whatever proxy there is; so does what came by a proxy that is gone.
+    fn gate(&self, name: &str) -> Option<Arc<Gate>> {
+        let own = self.gates.iter().find(|gate| *gate.proxy().name == *name);
+        let first = self.gates.first().filter(|_| name == "milter");
+        own.cloned().or_else(|| self.outlet.load_full()).or_else(|| first.cloned())
     }
 
     /// That it was wanted enters the histories, as any observation of a clean message does.
@@ -268,6 +285,8 @@ impl Keeper {
             size_bytes: 0,
             recipient_count: 1,
             is_early: false,
+            is_ours: false,
+            is_queued: false,
             unknown: &[],
         };
         self.hub.observe(&asked, Observed::Clean, &mut mpp_hub::Desk::default()).await;
@@ -320,7 +339,9 @@ impl Keeper {
         let mut writer = self.spool.begin();
         writer.write(&digest.text).map_err(|error| error.to_string())?;
         let text = writer.finish();
-        let done = self.send(&digest.route, ("", std::slice::from_ref(user)), &text).await;
+        let recipients = vec![(user.clone(), String::new())];
+        let envelope = Envelope { recipients, ..Envelope::default() };
+        let done = self.send(&digest.route, &envelope, &text).await;
         match done.into_iter().next() {
             Some((_, Injected::Taken(said))) => {
                 self.quarantine.digest_sent(&digest).await?;
@@ -339,10 +360,13 @@ impl Keeper {
 
     /// Where mail for a user goes: the name of a proxy, and the number of its hop.
     pub(crate) fn route_of(&self, user: &str) -> Option<String> {
-        self.gates.iter().find_map(|gate| match gate.proxy().takes(user) {
+        let path = Path::parse_bare(user).ok()?;
+        let by_proxy = self.gates.iter().find_map(|gate| match gate.proxy().takes(&path) {
             Taking::Yes(hop) => Some(format!("{}/{hop}", gate.proxy().name)),
             _ => None,
-        })
+        });
+        by_proxy
+            .or_else(|| self.outlet.load().as_ref().map(|gate| format!("{}/0", gate.proxy().name)))
     }
 
     /// Begins no more digests and errands, and waits for those that are under way.
@@ -368,6 +392,19 @@ impl Keeper {
     pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.hub
     }
+}
+
+/// What is said where nothing can leave.
+const NO_WAY_OUT: &str = "the proxy that it came by is gone, or it came by milter: say in \
+    `[quarantine]` where it goes, with release_to = \"HOST:PORT\", or configure a [proxy]";
+
+/// Where mail leaves that no proxy sends, if settings say so.
+fn outlet(settings: &Settings) -> Option<Arc<Gate>> {
+    let servers = &settings.release_to;
+    let proxy = Arc::new(Proxy::outlet("release_to", servers));
+    let gate = (!servers.is_empty()).then(|| Gate::new(&proxy))?;
+    // There is nothing in it that could fail: no certificate and no key.
+    gate.inspect_err(|trouble| mpp_hub::say(&format!("quarantine: {trouble}"))).ok().map(Arc::new)
 }
 
 /// Why a user was not told.

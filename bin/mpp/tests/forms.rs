@@ -72,6 +72,14 @@ struct Scene {
     _certificate: Certificate,
 }
 
+impl Scene {
+    /// How many recipients of a form that mpp would refuse a server has taken before it is asked: behind
+    /// the queue nobody is refused.
+    fn taken_before(&self, form: &str) -> usize {
+        usize::from(self.name == "after-queue" && form == "pipelined")
+    }
+}
+
 /// What the first Postfix needs for STARTTLS.
 fn tls_lines(own: &Certificate) -> String {
     format!(
@@ -167,7 +175,7 @@ fn mail_passes_in_every_form_through_every_set_up() {
                     raw.expect("EHLO c.example", "250");
                 }
                 assert!(say(&mut raw, form), "{name} through {}", scene.name);
-                wanted += recipients;
+                wanted += recipients + scene.taken_before(name);
                 raw.expect("QUIT", "221");
             }
         }
@@ -183,7 +191,8 @@ fn mail_passes_in_every_form_through_every_set_up() {
         for (name, _, recipients) in FORMS {
             let subject = format!("Subject: {name}");
             let found = messages.iter().filter(|text| text.contains(&subject)).count();
-            assert_eq!(found, recipients * 2, "{name} through {}", scene.name);
+            let wanted = (recipients + scene.taken_before(name)) * 2;
+            assert_eq!(found, wanted, "{name} through {}", scene.name);
         }
         for body in ["\n.dot\n", "grüße", "\n.text"] {
             assert!(messages.iter().any(|text| text.contains(body)), "{body:?}: {}", scene.name);

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use mpp_settings::form::{duration_text, size_text};
 use mpp_settings::{Diagnostic, Reader, Secret};
 
+use crate::directory::smtp::Server;
+
 const DAY_S: i64 = 86_400;
 /// So long a secret is at least.
 const SECRET_BYTES: usize = 32;
@@ -14,6 +16,9 @@ const SECRET_BYTES: usize = 32;
 pub struct Quarantine {
     /// Where they are; empty: in the state directory.
     pub folder: String,
+    /// The mail server that gets what is released and no proxy sends, such as what was held behind a
+    /// milter; asked in order until one answers.
+    pub release_to: Vec<Server>,
     /// What holds for all together, whatever a policy says.
     pub limits: Limits,
     /// What the links of digests begin with, up to the `?`; empty: they have none.
@@ -73,6 +78,7 @@ impl Quarantine {
     pub(crate) fn read(table: &mut Reader<'_>) -> Self {
         let quarantine = Self {
             folder: table.text("folder", ""),
+            release_to: table.list("release_to", &[], Server::parse),
             limits: Limits {
                 keep_ms: table.period_ms("keep", "30d"),
                 size: table.size_bytes("size", "10 GiB"),
@@ -248,6 +254,48 @@ mod tests {
         assert_eq!(of("b"), None, "off");
         let alone = self::read("[policy.default.digest]\nat = \"07:00\"\n");
         assert!(alone.diagnostics[0].message.contains("there is none"));
+    }
+
+    #[test]
+    fn digests_and_released_mail_leave_by_a_proxy_or_where_the_quarantine_says() {
+        let text = "[quarantine]\nrelease_to = \"127.0.0.1:10026\"\n\
+            [policy.default.digest]\nat = \"07:00\"\n";
+        let read = read(text);
+        assert_eq!(read.diagnostics, []);
+        let quarantine = read.configuration.unwrap().quarantine;
+        assert_eq!(
+            quarantine.release_to.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["127.0.0.1:10026"]
+        );
+        assert!(self::read("[quarantine]\nrelease_to = \"nowhere\"\n").configuration.is_none());
+    }
+
+    #[test]
+    fn what_is_held_behind_a_milter_alone_needs_a_way_out() {
+        let scanner = "[listen]\nmilter = [\"127.0.0.1:1\"]\n[scanner.x]\nkind = \"clamd\"\n\
+            servers = [\"127.0.0.1:2\"]\n[policy.default.scan]\nwith = [\"x\"]\n";
+        let proxy = "[proxy.x]\nlisten = [\"127.0.0.1:1\"]\nnext_hop = [\"127.0.0.1:2\"]\n";
+        let holds = "quarantine = 8\n";
+        let never = "quarantine = 0\nvirus = \"reject\"\n";
+        for (rest, wanted) in [
+            (holds.to_owned(), true),
+            ("quarantine = 0\nvirus = \"quarantine\"\n".to_owned(), true),
+            (never.to_owned(), false),
+            (
+                format!(
+                    "{never}[policy.a]\nmatch.sender = [\"a@b.example\"]\nscan.quarantine = 9\n"
+                ),
+                true,
+            ),
+            (format!("{holds}mode = \"shadow\"\n"), false),
+            (format!("{holds}[quarantine]\nrelease_to = \"127.0.0.1:3\"\n"), false),
+            (format!("{holds}{proxy}"), false),
+        ] {
+            let read = read(&format!("{scanner}{rest}"));
+            let configuration =
+                read.configuration.unwrap_or_else(|| panic!("{:?}", read.diagnostics));
+            assert_eq!(configuration.holds_for_good(), wanted, "{rest}");
+        }
     }
 
     #[test]

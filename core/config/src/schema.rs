@@ -121,7 +121,7 @@ pub(crate) fn read(written: &Table, session: &Session, seed: u64) -> Configurati
     let read = policies::read(&mut root, session, ring, (known, &mut quarantine));
     let policies::Read { policies, recipients, groups } = read;
     let has_proxy = !proxies.is_empty();
-    if quarantine.has_digests() && !has_proxy {
+    if quarantine.has_digests() && !has_proxy && quarantine.release_to.is_empty() {
         let place = root.table("policy").place();
         let problem = Diagnostic::warning(place, "digests leave by a proxy, and there is none");
         session
@@ -148,6 +148,17 @@ pub(crate) fn read(written: &Table, session: &Session, seed: u64) -> Configurati
     };
     sense::look(written, &configuration, session);
     configuration
+}
+
+impl Configuration {
+    /// Whether a policy has mail held behind the milter that nothing could ever release: there is no
+    /// proxy, and [`Quarantine::release_to`] says nothing.
+    pub fn holds_for_good(&self) -> bool {
+        !self.listen.milter.is_empty()
+            && self.proxies.is_empty()
+            && self.quarantine.release_to.is_empty()
+            && self.policies.hold_scanned()
+    }
 }
 
 impl Server {

@@ -19,7 +19,7 @@ use crate::question::{
     Answer, Block, Counted, Effect, History, IdentityKind, Key, Moment, Question, Shelf,
 };
 use crate::scan::Skip;
-use crate::verdict::{Action, Verdict};
+use crate::verdict::{Action, Cause, Verdict};
 
 /// Why a check could not come to an end; raised by `?` on the methods of a [`Round`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,10 +209,13 @@ pub fn decide(
             Err(Pause::Unavailable) => policy.unavailable,
             Ok(opinion) => opinion,
         };
-        let Some(verdict) = opinion else {
+        let Some(refusal) = opinion else {
             case.settled |= bit;
             continue;
         };
+        let verdict = if facts.is_queued { behind_queue(refusal) } else { Some(refusal) };
+        let is_shadow = is_shadow || verdict.is_none();
+        let verdict = verdict.unwrap_or(refusal);
         if is_shadow {
             case.shadow.get_or_insert((armed.kind.name, verdict));
             case.settled |= bit;
@@ -233,6 +236,17 @@ pub fn decide(
         return open_step(case, answered);
     }
     Step::Done(Decision { verdict: Verdict::ACCEPT, check: "none" })
+}
+
+/// What is left of a verdict on a message that a mail server has taken already. Nothing that was known
+/// when it was taken refuses it now: it could only be sent back. What an administrator has named is held;
+/// everything else passes, and is noted as what would have been.
+fn behind_queue(verdict: Verdict) -> Option<Verdict> {
+    match verdict.cause {
+        _ if !verdict.action.refuses() => Some(verdict),
+        Cause::Denied | Cause::Trap => Some(Verdict { action: Action::Hold, ..verdict }),
+        _ => None,
+    }
 }
 
 /// Works out whether what is let through is to be scanned; whether that needs answers first.

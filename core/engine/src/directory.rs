@@ -86,11 +86,11 @@ impl Found {
     }
 
     /// What a kept moment says, and how long ago it was said, in milliseconds; nothing if it is
-    /// none of ours.
+    /// none of ours. One that lies ahead of a clock that was put back is as old as it is far.
     pub fn of(moment: Moment, now_ms: u64) -> Option<(Self, u64)> {
         let mut all = [Self::Yes, Self::No, Self::NotNow].into_iter();
         let found = all.find(|found| found.mark() == moment.tries)?;
-        Some((found, now_ms.saturating_sub(moment.at_ms)))
+        Some((found, now_ms.abs_diff(moment.at_ms)))
     }
 }
 

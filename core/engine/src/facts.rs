@@ -122,6 +122,9 @@ pub struct Facts<'a> {
     pub is_early: bool,
     /// Client and network are ours or of a configured peer: never blocked.
     pub is_spared: bool,
+    /// Whether a mail server has taken the message already: whoever is refused now is not told; a sender
+    /// who may be forged is.
+    pub is_queued: bool,
     /// What this transaction has reserved so far.
     pub reserved: Reserved,
     /// The hashes of all identities.
@@ -164,6 +167,11 @@ impl Facts<'_> {
     /// Whether the sender is the null sender, as of bounces.
     pub fn is_null_sender(&self) -> bool {
         self.sender.is_empty()
+    }
+
+    /// Whether it says that it is a bounce for one of ours. Spammers say so, too.
+    pub fn is_stray(&self) -> bool {
+        self.direction == Direction::Inbound && self.is_null_sender()
     }
 
     /// Whether the mail server itself has refused the recipient already.

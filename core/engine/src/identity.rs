@@ -102,8 +102,17 @@ impl Keyring {
         if text.is_empty() { 0 } else { xxh3_64_with_seed(text.as_bytes(), self.seed).max(1) }
     }
 
-    /// The hash of an address.
+    /// The hash of a client by its address. Whoever has an IPv6 address has its whole network, and a
+    /// new one for each message: there the network is the client.
     pub fn address(self, address: IpAddr) -> u64 {
+        match address {
+            IpAddr::V4(_) => self.host(address),
+            IpAddr::V6(_) => self.host(self.network_of(address).network()),
+        }
+    }
+
+    /// The hash of an address and of no other.
+    pub fn host(self, address: IpAddr) -> u64 {
         match address {
             IpAddr::V4(v4) => xxh3_64_with_seed(&v4.octets(), self.seed).max(1),
             IpAddr::V6(v6) => xxh3_64_with_seed(&v6.octets(), self.seed).max(1),
@@ -117,7 +126,7 @@ impl Keyring {
 
     /// The hash of a network.
     pub fn network(self, network: IpNet) -> u64 {
-        self.pair(self.address(network.addr()), u64::from(network.prefix_len()))
+        self.pair(self.host(network.addr()), u64::from(network.prefix_len()))
     }
 
     /// The hash of two hashes in this order; 0 if either is missing. Both are hashes with the seed
@@ -206,7 +215,9 @@ pub fn parse_subject(kind: IdentityKind, text: &str) -> Result<Subject, String> 
         IdentityKind::PooledDomain | IdentityKind::PooledSender => {
             Err(format!("blocks of kind {} are made by mpp only", kind.name()))
         }
-        _ => Ok(Subject::Name(text.to_lowercase().into())),
+        IdentityKind::SaslUser => Ok(Subject::Name(address::account(text).into())),
+        _ if text.contains('@') => Ok(Subject::Name(address::canonical(text).into())),
+        _ => Ok(Subject::Name(address::host_name(text).into())),
     }
 }
 

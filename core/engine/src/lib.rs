@@ -8,7 +8,7 @@
 //! [`question`]s and name effects; a [`verdict`] comes out, and [`reply`] is its SMTP form;
 //! [`edits`] are what becomes of a message that is let through.
 
-pub mod address;
+pub use mpp_address as address;
 pub mod checks;
 pub mod decide;
 pub mod directory;

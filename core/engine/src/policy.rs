@@ -111,13 +111,12 @@ impl Pattern {
         if text.is_empty() {
             return Err("expected an account name".into());
         }
-        let text = text.to_ascii_lowercase();
         match text.strip_prefix('@') {
             Some(domain) => {
                 entry::domain(domain).map_err(|fault| fault.to_string())?;
                 Ok(Self::domain(domain))
             }
-            None => Ok(Self::Address(text)),
+            None => Ok(Self::Address(address::account(text).into_owned())),
         }
     }
 
@@ -397,6 +396,19 @@ impl Policies {
     /// Whether any of them may hold a message at its end, so that a door has to keep it until then.
     pub fn hold_at_end(&self) -> bool {
         self.hold_at_end
+    }
+
+    /// The first transport and place that any policy has Postfix send mail to (`FILTER` of access(5)).
+    pub fn filter(&self) -> Option<&str> {
+        let all = self.entries.iter().map(|entry| &entry.policy).chain([&self.default]);
+        let mut filters = all.filter_map(|policy| policy.scanning.as_deref()).map(|it| &*it.filter);
+        filters.find(|filter| !filter.is_empty())
+    }
+
+    /// Whether any of them has messages held by what scanners say.
+    pub fn hold_scanned(&self) -> bool {
+        let mut all = self.entries.iter().map(|entry| &entry.policy).chain([&self.default]);
+        all.any(|policy| policy.scanning.as_ref().is_some_and(|scanning| scanning.holds()))
     }
 
     /// Whether any of them has messages scanned, so that a door has to see them whole.

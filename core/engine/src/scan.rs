@@ -233,6 +233,12 @@ impl Down {
 }
 
 impl Scanning {
+    /// Whether anything is held by what scanners say.
+    pub fn holds(&self) -> bool {
+        let by_points = self.fates.iter().any(|(_, fate)| *fate == Fate::Quarantine);
+        self.mode == Mode::Enforce && (by_points || self.virus == Fate::Quarantine)
+    }
+
     /// Reads the settings; nothing if no scanner is named. `scanners` are those that there are.
     pub fn read(table: &mut Reader<'_>, scanners: &[Arc<str>]) -> Option<Self> {
         const SKIPS: [(&str, Skip); 4] = [

@@ -60,7 +60,7 @@ impl Transactions {
             Some(recent)
                 if recent.request == request
                     && request != 0
-                    && now_ms.saturating_sub(recent.at_ms) < RECENT_MS =>
+                    && now_ms.abs_diff(recent.at_ms) < RECENT_MS =>
             {
                 if recent.let_through {
                     Repeat::LetThrough
@@ -82,6 +82,14 @@ impl Transactions {
         }
         if let Some(place) = self.slot(request).and_then(|slot| self.recent.get_mut(slot)) {
             *place = Recent { request, at_ms: now_ms, let_through };
+        }
+    }
+
+    /// Forgets the answer to a request.
+    pub fn forget(&mut self, request: u64) {
+        let slot = self.slot(request).and_then(|slot| self.recent.get_mut(slot));
+        if let Some(place) = slot.filter(|place| place.request == request) {
+            *place = Recent::default();
         }
     }
 

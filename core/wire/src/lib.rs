@@ -11,6 +11,7 @@
 
 pub mod btree;
 pub mod clamd;
+pub mod header;
 pub mod http;
 pub mod ldap;
 pub mod milter;
@@ -19,5 +20,6 @@ pub mod policy;
 pub mod proxy_protocol;
 pub mod resp;
 pub mod smtp;
+mod smtp_envelope;
 pub mod smtp_server;
 pub mod spamd;

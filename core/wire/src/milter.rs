@@ -78,6 +78,9 @@ pub mod protocol {
     pub const QUIET_MAIL: u32 = 1 << 14;
     /// No answer to the body.
     pub const QUIET_BODY: u32 = 1 << 19;
+    /// Values of header fields come and go with the blank behind the colon, if there is one. Wanted,
+    /// not left out.
+    pub const LEADING_BLANK: u32 = 1 << 20;
 }
 
 /// What a server says.
@@ -145,8 +148,13 @@ pub enum Event<'b> {
         /// Whether nothing of it is to come.
         is_last: bool,
     },
-    /// A piece of the body, so many bytes.
-    Body(usize),
+    /// A piece of the body.
+    Body {
+        /// So many bytes.
+        size_bytes: usize,
+        /// It came with the end of the message, which follows: only that is answered.
+        is_last: bool,
+    },
     /// The message has ended.
     EndOfMessage,
     /// The message is given up; the connection goes on.
@@ -204,6 +212,8 @@ pub struct Decoder {
     taken: usize,
     /// Bytes of content still to come.
     skipped: usize,
+    /// Whether the end of the message follows them.
+    is_ending: bool,
     /// Whether somebody wants them.
     wants_content: bool,
 }
@@ -231,7 +241,7 @@ impl Decoder {
 
     /// Whether the rest of a packet is still to come.
     pub fn is_inside(&self) -> bool {
-        self.held() > 0 || self.skipped > 0
+        self.held() > 0 || self.skipped > 0 || self.is_ending
     }
 
     /// The next event.
@@ -247,6 +257,10 @@ impl Decoder {
             let bytes = self.held.get(start..start + gone).unwrap_or_default();
             return Ok(Some(Event::Content { bytes, is_last: self.skipped == 0 }));
         }
+        if self.is_ending && self.skipped == 0 {
+            self.is_ending = false;
+            return Ok(Some(Event::EndOfMessage));
+        }
         let rest = self.held.get(self.taken..).unwrap_or_default();
         let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
         let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
@@ -257,9 +271,11 @@ impl Decoder {
         let start = self.taken + 5;
         match command {
             b'L' => return self.header(start, length - 1),
-            b'B' => {
+            // The end of a message may carry the last piece of its body (`SMFIC_BODYEOB`).
+            b'B' | b'E' if command == b'B' || length > 1 => {
+                self.is_ending = command == b'E';
                 self.skip(start, length - 1);
-                return Ok(Some(Event::Body(length - 1)));
+                return Ok(Some(Event::Body { size_bytes: length - 1, is_last: self.is_ending }));
             }
             _ if length > PACKET_BYTES_MAX => return Err(Malformed::Length(length)),
             _ if rest.len() < length => return Ok(None),
@@ -436,7 +452,7 @@ mod tests {
                             text.extend_from_slice(bytes);
                             ends += usize::from(is_last);
                         }
-                        Event::Body(_) => text.push(b'|'),
+                        Event::Body { .. } => text.push(b'|'),
                         _ => text.push(b'.'),
                     }
                 }
@@ -446,6 +462,35 @@ mod tests {
             assert_eq!(ends, 3);
             assert!(!decoder.is_inside());
         }
+    }
+
+    #[test]
+    fn the_end_of_a_message_may_carry_the_last_piece_of_its_body() {
+        let text = vec![b'x'; PACKET_BYTES_MAX + 5];
+        let bytes = [packet(b'B', b"a"), packet(b'E', &text), packet(b'Q', b"")].concat();
+        for (piece, wants_content) in [(1, true), (7, true), (bytes.len(), true), (4096, false)] {
+            let mut decoder = Decoder::default();
+            if wants_content {
+                decoder.hand_out_content();
+            }
+            let (mut seen, mut content) = (Vec::new(), Vec::new());
+            for piece in bytes.chunks(piece) {
+                decoder.feed(piece);
+                while let Some(event) = decoder.next_event().unwrap() {
+                    match event {
+                        Event::Content { bytes, .. } => content.extend_from_slice(bytes),
+                        Event::Body { size_bytes, is_last } => seen.push((size_bytes, is_last)),
+                        Event::EndOfMessage => seen.push((0, true)),
+                        other => assert_eq!(other, Event::Quit),
+                    }
+                }
+            }
+            assert_eq!(seen, [(1, false), (text.len(), true), (0, true)], "in pieces of {piece}");
+            assert_eq!(content.len(), if wants_content { 1 + text.len() } else { 0 });
+            assert!(!decoder.is_inside());
+        }
+        // Without one it is as ever.
+        assert_eq!(events(&packet(b'E', b""), 1).unwrap(), ["EndOfMessage"]);
     }
 
     #[test]
@@ -497,7 +542,10 @@ mod tests {
             let length = u32::try_from(length).unwrap();
             [&length.to_be_bytes()[..], &[command]].concat()
         };
-        assert_eq!(events(&announced(CONTENT_BYTES_MAX, b'B'), 9).unwrap(), ["Body(16777215)"]);
+        assert_eq!(
+            events(&announced(CONTENT_BYTES_MAX, b'B'), 9).unwrap(),
+            ["Body { size_bytes: 16777215, is_last: false }"]
+        );
         let longer = CONTENT_BYTES_MAX + 1;
         assert_eq!(events(&announced(longer, b'B'), 9), Err(Malformed::Length(longer)));
     }

@@ -6,6 +6,8 @@
 //! message is lost with the connection.
 
 use crate::milter::actions;
+#[cfg(doc)]
+use crate::milter::protocol;
 
 /// Which step macros belong to (`SMFIM_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +56,9 @@ pub enum Answer<'a> {
     AddHeader {
         /// The name.
         name: &'a str,
-        /// The value, without the space before it.
-        value: &'a str,
+        /// The value; with the blank before it where [`protocol::LEADING_BLANK`] was agreed on. A
+        /// line break that a blank follows is a fold, and stays one.
+        value: &'a [u8],
     },
     /// Insert a header field.
     InsertHeader {
@@ -63,17 +66,18 @@ pub enum Answer<'a> {
         place: u32,
         /// The name.
         name: &'a str,
-        /// The value, without the space before it.
-        value: &'a str,
+        /// The value; with the blank before it where [`protocol::LEADING_BLANK`] was agreed on. A
+        /// line break that a blank follows is a fold, and stays one.
+        value: &'a [u8],
     },
     /// Give a header field another value.
     ChangeHeader {
         /// Which one of this name, from 1.
         place: u32,
-        /// The name.
-        name: &'a str,
-        /// The value, which is not empty: that would remove it.
-        value: &'a str,
+        /// The name, as the server has given it.
+        name: &'a [u8],
+        /// The value as above, which is not empty: that would remove it.
+        value: &'a [u8],
     },
     /// Remove a header field.
     RemoveHeader {
@@ -143,15 +147,24 @@ impl Answer<'_> {
             }
             Self::Quarantine(reason) => push(b'q', &[reason.as_bytes()], out),
             Self::AddHeader { name, value } => {
-                push(b'h', &[name.as_bytes(), value.as_bytes()], out);
+                out.push(b'h');
+                push_field(name.as_bytes(), value, out);
             }
             Self::InsertHeader { place, name, value } => {
-                push_header((b'i', place), [name.as_bytes(), value.as_bytes()], out);
+                out.push(b'i');
+                push_number(place, out);
+                push_field(name.as_bytes(), value, out);
             }
             Self::ChangeHeader { place, name, value } => {
-                push_header((b'm', place), [name.as_bytes(), value.as_bytes()], out);
+                out.push(b'm');
+                push_number(place, out);
+                push_field(name, value, out);
             }
-            Self::RemoveHeader { place, name } => push_header((b'm', place), [name, b""], out),
+            Self::RemoveHeader { place, name } => {
+                out.push(b'm');
+                push_number(place, out);
+                push_field(name, b"", out);
+            }
             Self::AddRecipient(address) => push(b'+', &[address.as_bytes()], out),
             Self::AddRecipientWith { address, parameters } => {
                 push(b'2', &[address.as_bytes(), parameters.as_bytes()], out);
@@ -182,11 +195,17 @@ fn push(letter: u8, texts: &[&[u8]], out: &mut Vec<u8>) {
     }
 }
 
-fn push_header((letter, place): (u8, u32), texts: [&[u8]; 2], out: &mut Vec<u8>) {
-    out.push(letter);
-    push_number(place, out);
-    for text in texts {
-        push_text(text, out);
+/// Name and value of a header field. Folds go as the server itself says them: with LF alone.
+fn push_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    push_text(name, out);
+    let start = out.len();
+    push_text(value, out);
+    let Some(said) = out.get_mut(start..) else { return };
+    for at in memchr::memchr_iter(b'\n', value) {
+        let is_fold = matches!(value.get(at + 1), Some(b' ' | b'\t'));
+        if let Some(byte) = said.get_mut(at).filter(|_| is_fold) {
+            *byte = b'\n';
+        }
     }
 }
 
@@ -213,7 +232,7 @@ mod tests {
 
     #[test]
     fn answers_are_packets() {
-        let (name, value) = ("X-A", "b");
+        let (name, value) = ("X-A", &b"b"[..]);
         for (answer, bytes) in [
             (Answer::Continue, &b"\0\0\0\x01c"[..]),
             (Answer::Discard, b"\0\0\0\x01d"),
@@ -224,7 +243,14 @@ mod tests {
             (Answer::Quarantine("held"), b"\0\0\0\x06qheld\0"),
             (Answer::AddHeader { name, value }, b"\0\0\0\x07hX-A\0b\0"),
             (Answer::InsertHeader { place: 1, name, value }, b"\0\0\0\x0bi\0\0\0\x01X-A\0b\0"),
-            (Answer::ChangeHeader { place: 2, name, value }, b"\0\0\0\x0bm\0\0\0\x02X-A\0b\0"),
+            (
+                Answer::ChangeHeader { place: 2, name: b"X-A", value },
+                b"\0\0\0\x0bm\0\0\0\x02X-A\0b\0",
+            ),
+            (
+                Answer::ChangeHeader { place: 1, name: b"A", value: b" \xef\n\tb\nc\rd\0e\n" },
+                b"\0\0\0\x14m\0\0\0\x01A\0 \xef\n\tb c d e \0",
+            ),
             (Answer::RemoveHeader { place: 3, name: b"X-A" }, b"\0\0\0\x0am\0\0\0\x03X-A\0\0"),
             (Answer::AddRecipient("<a@b.example>"), b"\0\0\0\x0f+<a@b.example>\0"),
             (
@@ -253,12 +279,12 @@ mod tests {
 
     #[test]
     fn what_changes_a_message_names_its_action() {
-        let (name, value) = ("X", "y");
+        let (name, value) = ("X", &b"y"[..]);
         let all = [
             Answer::Quarantine(""),
             Answer::AddHeader { name, value },
             Answer::InsertHeader { place: 0, name, value },
-            Answer::ChangeHeader { place: 1, name, value },
+            Answer::ChangeHeader { place: 1, name: b"X", value },
             Answer::RemoveHeader { place: 1, name: b"X" },
             Answer::AddRecipient("<a>"),
             Answer::AddRecipientWith { address: "<a>", parameters: "" },
@@ -272,10 +298,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_can_end_its_packet_early(name in ".*", value in ".*", place: u32) {
+        fn no_text_can_end_its_packet_early(name in ".*", value in "[ \t\r\n]*.*[ \t\n]*", place: u32) {
             for answer in [
-                Answer::InsertHeader { place, name: &name, value: &value },
-                Answer::AddHeader { name: &name, value: &value },
+                Answer::InsertHeader { place, name: &name, value: value.as_bytes() },
+                Answer::AddHeader { name: &name, value: value.as_bytes() },
                 Answer::AddRecipient(&name),
                 Answer::ChangeSender { address: &name, parameters: &value },
                 Answer::Reply { code: 550, status: "5.7.1", text: &value },
@@ -294,7 +320,10 @@ mod tests {
                     _ => 2,
                 };
                 prop_assert_eq!(memchr::memchr_iter(0, texts).count(), wanted);
-                prop_assert!(!texts.contains(&b'\r') && !texts.contains(&b'\n'));
+                prop_assert!(!texts.contains(&b'\r'));
+                let is_field = matches!(answer, Answer::InsertHeader { .. } | Answer::AddHeader { .. });
+                let is_fold = |at| is_field && matches!(texts[at + 1], b' ' | b'\t');
+                prop_assert!(memchr::memchr_iter(b'\n', texts).all(is_fold));
             }
         }
     }

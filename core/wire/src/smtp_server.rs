@@ -6,12 +6,12 @@
 //! its kin).
 //!
 //! ```
-//! use mpp_wire::smtp_server::{Command, Decoder, Text};
+//! use mpp_wire::smtp_server::{Command, Decoder, Syntax, Text};
 //!
-//! let mut decoder = Decoder::default();
+//! let mut decoder = Decoder::new(Syntax::Strict);
 //! decoder.feed(b"MAIL FROM:<a@b.example> SIZE=5\r\n");
-//! let command = decoder.next_command().unwrap().unwrap();
-//! assert_eq!(command, Command::Mail { path: b"a@b.example", parameters: b"SIZE=5" });
+//! let Some(Command::Mail { path, parameters }) = decoder.next_command().unwrap() else { panic!() };
+//! assert_eq!((path.as_str(), parameters), ("a@b.example", "SIZE=5"));
 //! decoder.feed(b"..hi\r\n.\r\nQUIT\r\n");
 //! let mut text = Vec::new();
 //! assert_eq!(decoder.text(&mut text), Text::End);
@@ -20,6 +20,10 @@
 //! ```
 
 use memchr::memchr2;
+use mpp_address::Path;
+
+pub use crate::smtp_envelope::Syntax;
+use crate::smtp_envelope::{Malformed, named};
 
 /// No command may be longer, in bytes without its CRLF (Postfix: `line_length_limit`).
 pub const COMMAND_BYTES_MAX: usize = 2048;
@@ -39,20 +43,21 @@ pub enum Fault {
 }
 
 /// A command. Texts borrow from the decoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of RFC 5321")]
 pub enum Command<'b> {
     Helo(&'b [u8]),
     Ehlo(&'b [u8]),
-    /// The path without its brackets, and what follows it.
+    /// The path, and the parameters that follow it, each a keyword of RFC 5321 section 4.1.2 with a
+    /// value without blanks and control characters.
     Mail {
-        path: &'b [u8],
-        parameters: &'b [u8],
+        path: Path,
+        parameters: &'b str,
     },
-    /// As MAIL.
+    /// As MAIL; never the null path.
     Rcpt {
-        path: &'b [u8],
-        parameters: &'b [u8],
+        path: Path,
+        parameters: &'b str,
     },
     Data,
     Rset,
@@ -73,6 +78,8 @@ pub enum Command<'b> {
     Xclient(&'b [u8]),
     /// A command that is known and not as it must be.
     Syntax,
+    /// MAIL or RCPT with what is no path.
+    Address,
     /// One that is not known.
     Unknown,
 }
@@ -104,15 +111,21 @@ enum At {
 }
 
 /// From bytes to commands and text.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Decoder {
     held: Vec<u8>,
     /// Bytes at the beginning that have been handed out.
     taken: usize,
     at: At,
+    syntax: Syntax,
 }
 
 impl Decoder {
+    /// One that reads paths in a certain way.
+    pub fn new(syntax: Syntax) -> Self {
+        Self { held: Vec::new(), taken: 0, at: At::Start, syntax }
+    }
+
     /// Takes bytes. Take everything out before feeding more: only that bounds what is held.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.held.drain(..self.taken);
@@ -147,7 +160,7 @@ impl Decoder {
         if line.contains(&0) {
             return Err(Fault::Nul);
         }
-        Ok(Some(command(line)))
+        Ok(Some(command(line, self.syntax)))
     }
 
     /// Takes the text of a message as far as it has come, dots doubled as they were sent, to be
@@ -250,7 +263,7 @@ impl Decoder {
     }
 }
 
-fn command(line: &[u8]) -> Command<'_> {
+fn command(line: &[u8], syntax: Syntax) -> Command<'_> {
     let line = line.trim_ascii_end();
     let end = line.iter().position(|byte| *byte == b' ').unwrap_or(line.len());
     let (verb, rest) = line.split_at_checked(end).unwrap_or((line, b""));
@@ -263,14 +276,15 @@ fn command(line: &[u8]) -> Command<'_> {
     } else if is("EHLO") {
         Command::Ehlo(rest)
     } else if is("MAIL") {
-        match path(rest, "FROM:") {
-            Some((path, parameters)) => Command::Mail { path, parameters },
-            None => Command::Syntax,
+        match named(rest, "FROM:", syntax) {
+            Ok((path, parameters)) => Command::Mail { path, parameters },
+            Err(malformed) => malformed.into(),
         }
     } else if is("RCPT") {
-        match path(rest, "TO:") {
-            Some((path, parameters)) if !path.is_empty() => Command::Rcpt { path, parameters },
-            _ => Command::Syntax,
+        match named(rest, "TO:", syntax) {
+            Ok((path, _)) if path.is_null() => Command::Address,
+            Ok((path, parameters)) => Command::Rcpt { path, parameters },
+            Err(malformed) => malformed.into(),
         }
     } else if is("XFORWARD") {
         Command::Xforward(rest)
@@ -281,9 +295,18 @@ fn command(line: &[u8]) -> Command<'_> {
     } else if let Some((_, bare)) = BARE.iter().find(|(name, _)| is(name)) {
         // RFC 5321 section 4.1.1: DATA, RSET and QUIT take nothing; NOOP, HELP and VRFY do.
         let takes_text = matches!(bare, Command::Noop | Command::Help | Command::Vrfy);
-        if rest.is_empty() || takes_text { *bare } else { Command::Syntax }
+        if rest.is_empty() || takes_text { bare.clone() } else { Command::Syntax }
     } else {
         Command::Unknown
+    }
+}
+
+impl From<Malformed> for Command<'_> {
+    fn from(malformed: Malformed) -> Self {
+        match malformed {
+            Malformed::Address => Self::Address,
+            Malformed::Syntax => Self::Syntax,
+        }
     }
 }
 
@@ -310,27 +333,6 @@ const BARE: [(&str, Command<'static>); 7] = [
     ("VRFY", Command::Vrfy),
 ];
 
-/// What stands in angle brackets behind a word, and what follows: a bracket within quotes is none.
-fn path<'b>(rest: &'b [u8], word: &str) -> Option<(&'b [u8], &'b [u8])> {
-    let (head, rest) = rest.split_at_checked(word.len())?;
-    if !head.eq_ignore_ascii_case(word.as_bytes()) {
-        return None;
-    }
-    let rest = rest.trim_ascii_start().strip_prefix(b"<")?;
-    let (mut is_quoted, mut is_escaped) = (false, false);
-    let end = rest.iter().position(|byte| {
-        let ends = *byte == b'>' && !is_quoted;
-        is_quoted ^= *byte == b'"' && !is_escaped;
-        is_escaped = *byte == b'\\' && is_quoted && !is_escaped;
-        ends
-    })?;
-    let parameters = rest.get(end + 1..)?;
-    if !parameters.is_empty() && !parameters.starts_with(b" ") {
-        return None;
-    }
-    Some((rest.get(..end)?, parameters.trim_ascii()))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -339,7 +341,7 @@ mod tests {
 
     /// Text and end of a message that is fed in pieces of this many bytes.
     fn text(bytes: &[u8], piece: usize) -> (Vec<u8>, Text, Vec<u8>) {
-        let mut decoder = Decoder::default();
+        let mut decoder = Decoder::new(Syntax::Strict);
         let mut out = Vec::new();
         let mut pieces = bytes.chunks(piece.max(1));
         let end = loop {
@@ -357,24 +359,27 @@ mod tests {
 
     #[test]
     fn commands_as_they_come() {
-        let mut decoder = Decoder::default();
+        let mut decoder = Decoder::new(Syntax::Strict);
         for (line, wanted) in [
             ("EHLO mx.example", Command::Ehlo(b"mx.example")),
             ("helo  x ", Command::Helo(b"x")),
             ("EHLO", Command::Syntax),
-            ("MAIL FROM:<>", Command::Mail { path: b"", parameters: b"" }),
+            ("MAIL FROM:<>", Command::Mail { path: path(""), parameters: "" }),
             (
                 "mail from: <a@b.example> BODY=8BITMIME SIZE=5",
-                Command::Mail { path: b"a@b.example", parameters: b"BODY=8BITMIME SIZE=5" },
+                Command::Mail { path: path("a@b.example"), parameters: "BODY=8BITMIME SIZE=5" },
             ),
             (
                 "RCPT TO:<\"a>b\\\"c\"@d.example>",
-                Command::Rcpt { path: b"\"a>b\\\"c\"@d.example", parameters: b"" },
+                Command::Rcpt { path: path("\"a>b\\\"c\"@d.example"), parameters: "" },
             ),
-            ("RCPT TO:<>", Command::Syntax),
-            ("RCPT TO:a@b.example", Command::Syntax),
-            ("RCPT TO:<a@b.example>x", Command::Syntax),
-            ("RCPT TO:<a@b.example", Command::Syntax),
+            ("RCPT TO:<>", Command::Address),
+            ("RCPT TO:a@b.example", Command::Address),
+            ("RCPT TO:<a@b.example>x", Command::Address),
+            ("RCPT TO:<a@b.example", Command::Address),
+            ("RCPT TO:<bob(\\\")> NOTIFY=NEVER ORCPT=rfc822;x\"@d.example>", Command::Address),
+            ("RCPT TO:<a@b.example> ORCPT=rfc822;x\u{b}y", Command::Syntax),
+            ("RCPT TO:<a@b.example> =x", Command::Syntax),
             ("MAIL TO:<a@b.example>", Command::Syntax),
             ("DATA", Command::Data),
             ("DATA now", Command::Syntax),
@@ -406,10 +411,14 @@ mod tests {
             (b"NO\0OP\r\n", Fault::Nul),
             (&[b'x'; 3000], Fault::TooLong),
         ] {
-            let mut decoder = Decoder::default();
+            let mut decoder = Decoder::new(Syntax::Strict);
             decoder.feed(bytes);
             assert_eq!(decoder.next_command(), Err(fault));
         }
+    }
+
+    fn path(text: &str) -> Path {
+        if text.is_empty() { Path::default() } else { Path::parse_bare(text).unwrap() }
     }
 
     #[test]
@@ -447,7 +456,7 @@ mod tests {
 
     /// Chunks of these bytes, fed in pieces; what goes on behind DATA.
     fn chunks(chunks: &[&[u8]], piece: usize) -> (Vec<u8>, Text) {
-        let mut decoder = Decoder::default();
+        let mut decoder = Decoder::new(Syntax::Strict);
         let mut out = Vec::new();
         for chunk in chunks {
             let mut left = chunk.len() as u64;
@@ -480,7 +489,7 @@ mod tests {
             }
         }
         // What follows a chunk is no part of it.
-        let mut decoder = Decoder::default();
+        let mut decoder = Decoder::new(Syntax::Strict);
         decoder.feed(b"abcQUIT\r\n");
         let (mut out, mut left) = (Vec::new(), 3);
         assert_eq!(decoder.chunk(&mut left, &mut out), Text::End);
@@ -541,7 +550,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let mut decoder = Decoder::default();
+            let mut decoder = Decoder::new(Syntax::Strict);
             decoder.feed(&bytes);
             while let Ok(Some(_)) = decoder.next_command() {}
             prop_assert!(decoder.held() <= bytes.len());

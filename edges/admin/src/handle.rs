@@ -214,6 +214,8 @@ pub(crate) fn asked(request: &Value) -> Result<Asked<'_>, String> {
         size_bytes: request.get("size").and_then(Value::as_u64).unwrap_or(0),
         recipient_count: 0,
         is_early: false,
+        is_ours: false,
+        is_queued: false,
         unknown: &[],
     })
 }

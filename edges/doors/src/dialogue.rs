@@ -78,7 +78,7 @@ pub(crate) fn step(event: &Event<'_>) -> Option<String> {
         Event::Negotiate { .. }
         | Event::Header { .. }
         | Event::EndOfHeaders
-        | Event::Body(_)
+        | Event::Body { .. }
         | Event::Content { .. }
         | Event::Quit
         | Event::Unknown => return None,
@@ -138,7 +138,7 @@ mod tests {
             words.extend(step(&event));
         }
         assert_eq!(words, ["macros i=4XYZ", "MAIL <a@x.example> SIZE=7"]);
-        assert_eq!(step(&Event::Body(5)), None);
+        assert_eq!(step(&Event::Body { size_bytes: 5, is_last: false }), None);
         let mut out = Vec::new();
         assert_eq!(answers(&out), None);
         Answer::Quarantine("held by mpp").push(&mut out);
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(answers(&out).unwrap(), "quarantine: held by mpp, continue");
         out.clear();
         Answer::RemoveHeader { place: 1, name: b"x-spam" }.push(&mut out);
-        Answer::InsertHeader { place: 0, name: "X-A", value: "b" }.push(&mut out);
+        Answer::InsertHeader { place: 0, name: "X-A", value: b"b" }.push(&mut out);
         Answer::AddRecipient("<a@b.example>").push(&mut out);
         Answer::RemoveRecipient(b"<c@d.example>").push(&mut out);
         let said = "remove x-spam, insert X-A: b, add <a@b.example>, remove <c@d.example>";

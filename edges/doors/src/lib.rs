@@ -2,6 +2,7 @@
 
 mod dialogue;
 pub mod listen;
+mod mark;
 pub mod milter;
 pub mod policy;
 pub mod proxy;

@@ -106,6 +106,10 @@ impl Listener {
 fn bind_tcp(address: &str) -> io::Result<Listener> {
     let address: SocketAddr = address.parse().map_err(|_| io::Error::other("not ADDRESS:PORT"))?;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        // `[::]` beside `0.0.0.0`, as administrators write it: each takes its own.
+        socket.set_only_v6(true)?;
+    }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

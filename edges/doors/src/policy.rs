@@ -407,6 +407,8 @@ fn asked<'a>(request: &'a Request<'a>, texts: &'a mut String) -> Option<Asked<'a
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or(0),
         is_early: false,
+        is_ours: false,
+        is_queued: false,
         unknown: &request.unknown,
     })
 }

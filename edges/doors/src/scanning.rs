@@ -100,7 +100,8 @@ pub(crate) async fn held_for(
         let policy = by.or_else(|| named.order.as_ref().map(|order| &order.policy));
         let policy = policy.map(ToString::to_string).unwrap_or_default();
         let user = hub.user_of(&address).await;
-        all.push(HeldFor { address, user, policy });
+        let parameters = named.parameters.clone();
+        all.push(HeldFor { address, user, policy, parameters });
     }
     let is_by_policy = held.iter().all(|named| named.held_by.is_some());
     let reason = if is_by_policy { "hold" } else { worst.class.name() };

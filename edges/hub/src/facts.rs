@@ -9,22 +9,29 @@ use mpp_engine::identity::Parties;
 
 use crate::hub::Asked;
 
-/// Appends a text in lower case, an address in its canonical form; returns how long that is.
-fn push_lower(text: &str, is_address: bool, lower: &mut String) -> usize {
+/// The one form of a text of some kind, from one that is in lower case as far as it is ASCII.
+type Form = fn(&str) -> Cow<'_, str>;
+
+/// Appends a text in its one form; returns how long that is.
+fn push_form(text: &str, form: Form, lower: &mut String) -> usize {
     let start = lower.len();
     lower.push_str(text);
     if let Some(added) = lower.get_mut(start..) {
         added.make_ascii_lowercase();
     }
     let added = lower.get(start..).unwrap_or_default();
-    if is_address && let Cow::Owned(canonical) = address::canonical(added) {
+    let other = match form(added) {
+        Cow::Borrowed(same) if same.len() == added.len() => None,
+        other => Some(other.into_owned()),
+    };
+    if let Some(other) = other {
         lower.truncate(start);
-        lower.push_str(&canonical);
+        lower.push_str(&other);
     }
     lower.len() - start
 }
 
-/// Makes facts of what was asked. Texts in lower case are kept in `lower`.
+/// Makes facts of what was asked. Texts in their one form are kept in `lower`.
 pub(crate) fn facts<'a>(
     configuration: &Configuration,
     asked: &Asked<'a>,
@@ -32,17 +39,16 @@ pub(crate) fn facts<'a>(
     scratch: &mut String,
 ) -> Facts<'a> {
     let client = asked.client.to_canonical();
-    // Each with whether it is an address.
-    let texts = [
-        (asked.client_name, false),
-        (asked.reverse_name, false),
-        (asked.helo, false),
-        (asked.sender, true),
-        (asked.recipient, true),
-        (asked.sasl_user, false),
+    let texts: [(&str, Form); 6] = [
+        (asked.client_name, address::host_name),
+        (asked.reverse_name, address::host_name),
+        (asked.helo, address::host_name),
+        (asked.sender, address::canonical),
+        (asked.recipient, address::canonical),
+        (asked.sasl_user, address::account),
     ];
     lower.clear();
-    let lengths = texts.map(|(text, is_address)| push_lower(text, is_address, lower));
+    let lengths = texts.map(|(text, form)| push_form(text, form, lower));
     let mut rest: &'a str = lower;
     let [client_name, reverse_name, helo, sender, recipient, sasl_user] = lengths.map(|length| {
         let (head, tail) = rest.split_at_checked(length).unwrap_or((rest, ""));
@@ -77,7 +83,8 @@ pub(crate) fn facts<'a>(
         server_says: ServerSays::Nothing,
         is_new_connection: false,
         is_early: asked.is_early,
-        is_spared: is_local || configuration.networks.trusted.contains(client),
+        is_queued: asked.is_queued,
+        is_spared: asked.is_ours || is_local || configuration.networks.trusted.contains(client),
         reserved: Reserved::default(),
         keys: ring.keys(&parties, scratch),
     }

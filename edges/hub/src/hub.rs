@@ -51,6 +51,11 @@ pub struct Asked<'a> {
     pub size_bytes: u64,
     pub recipient_count: u32,
     pub is_early: bool,
+    /// Whether the client is one of this site's own servers, which the configuration names, and speaks
+    /// for itself.
+    pub is_ours: bool,
+    /// Whether a mail server has taken the message already and asks from behind its queue.
+    pub is_queued: bool,
     /// Attributes that nobody knows: for the log.
     pub unknown: &'a [(&'a [u8], &'a [u8])],
 }
@@ -274,7 +279,7 @@ impl Hub {
         let now_ms = self.clock.now_ms();
         let mut lower = std::mem::take(&mut desk.lower);
         let mut facts = facts(configuration, asked, &mut lower, &mut desk.scratch);
-        let ties = Ties::of(&facts, configuration);
+        let ties = Ties::of(&facts, asked.door, configuration);
         facts.server_says = says;
         self.recall(&ties, now_ms, &mut facts);
         let bench = resolve::bench((&live, &*self.store), &facts, now_ms, desk).await;
@@ -325,6 +330,11 @@ impl Hub {
         facts.repeat = transactions.repeat(ties.request, now_ms);
         if facts.repeat == Repeat::No {
             facts.repeat = transactions.repeat(ties.queued, now_ms);
+        }
+        if facts.repeat == Repeat::No && !facts.is_refused() {
+            facts.repeat = transactions.repeat(ties.there, now_ms);
+            // It is the same recipient of the same message once only.
+            transactions.forget(ties.there);
         }
         if facts.repeat == Repeat::No && facts.is_refused() {
             // It may have been refused because mpp said so, at another door.
@@ -431,6 +441,9 @@ impl Hub {
         }
         if passes && facts.stage == Stage::Rcpt {
             transactions.answered(ties.transaction, true, now_ms);
+            if facts.repeat == Repeat::No {
+                transactions.answered(ties.here, true, now_ms);
+            }
         }
         let mut back = Vec::new();
         if facts.stage == Stage::EndOfMessage {
@@ -439,7 +452,13 @@ impl Hub {
             if passes {
                 // Whoever sees it behind the queue sees what was counted here.
                 transactions.answered(ties.queued, true, now_ms);
-                desk.held = held;
+                if transactions.repeat(ties.counted, now_ms) == Repeat::LetThrough {
+                    // Reserved before it could be known by its name in the queue.
+                    back = held;
+                } else if !held.is_empty() {
+                    transactions.answered(ties.counted, true, now_ms);
+                    desk.held = held;
+                }
             } else {
                 back = held;
             }

@@ -125,6 +125,8 @@ fn asked<'a>(client: std::net::IpAddr, sender: &'a str, recipient: &'a str) -> A
         size_bytes: 0,
         recipient_count: 0,
         is_early: false,
+        is_ours: false,
+        is_queued: false,
         unknown: &[],
     }
 }

@@ -23,6 +23,8 @@ pub struct Holding {
     pub sasl_user: String,
     /// The envelope sender; empty is the null sender.
     pub sender: String,
+    /// The parameters of MAIL, as they were said, with a space between two; may be empty.
+    pub parameters: String,
     /// The recipients that it is held for.
     pub recipients: Vec<HeldFor>,
     /// Why: a word such as `spam`, `virus`, `hold`.
@@ -46,10 +48,24 @@ pub struct HeldFor {
     pub user: String,
     /// The policy that wants it held.
     pub policy: String,
+    /// The parameters of RCPT, as they were said, with a space between two; may be empty.
+    pub parameters: String,
 }
 
 /// The field of a message that was released: it is let through everywhere where the same key is.
 pub const RELEASED_FIELD: &str = "X-Mpp-Released";
+
+/// The mark of a message that was released, as a door meets it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// The value of its [`RELEASED_FIELD`].
+    pub value: Vec<u8>,
+    /// The door. Each lets a recipient's message through once.
+    pub door: String,
+    /// The recipients, each by all the names that he has: as he is named here, and as he was named
+    /// first (RFC 3461, ORCPT).
+    pub recipients: Vec<Vec<String>>,
+}
 
 /// Keeps messages for people to look at.
 pub trait Quarantine: Send + Sync {
@@ -67,7 +83,10 @@ pub trait Quarantine: Send + Sync {
     /// Forgets a message that was held a moment ago and then not answered with 250: it comes again.
     fn withdraw<'a>(&'a self, id: &'a str) -> Answering<'a, ()>;
 
-    /// Whether somebody has released exactly this message: the value of its [`RELEASED_FIELD`], and
-    /// its text.
-    fn is_released<'a>(&'a self, value: &'a [u8], text: &'a Arc<Spooled>) -> Answering<'a, bool>;
+    /// For which of its recipients somebody has released exactly this message, and it has not passed
+    /// this door before.
+    fn released<'a>(&'a self, mark: &'a Mark, text: &'a Arc<Spooled>) -> Answering<'a, Vec<bool>>;
+
+    /// A message has passed a door by its mark, for those recipients for whom that is so.
+    fn has_passed<'a>(&'a self, mark: &'a Mark, for_whom: &'a [bool]) -> Answering<'a, ()>;
 }

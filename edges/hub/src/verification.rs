@@ -65,6 +65,8 @@ fn asked_about(recipient: &str) -> Asked<'_> {
         size_bytes: 0,
         recipient_count: 0,
         is_early: false,
+        is_ours: false,
+        is_queued: false,
         unknown: &[],
     }
 }
@@ -108,7 +110,7 @@ impl Hub {
     /// configured. Lists know best, then what directories have said lately; without either what stands
     /// before the first delimiter is the user.
     pub async fn user_of(&self, recipient: &str) -> String {
-        let whole = recipient.to_lowercase();
+        let whole = address::canonical(recipient).into_owned();
         let Ok(inquiry) = Inquiry::of(self.live(), &whole) else { return whole };
         let owners = &inquiry.owners;
         let mut owner = owners.iter().find(|(_, is_listed)| *is_listed).map(|(owner, _)| owner);

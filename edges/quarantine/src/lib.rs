@@ -12,6 +12,7 @@ mod files;
 mod index;
 mod letter;
 mod links;
+mod mark;
 mod record;
 mod release;
 mod repair;
@@ -34,7 +35,7 @@ use mpp_config::Quarantine as Settings;
 use mpp_hub::clock::Clock;
 use mpp_hub::directory::Answering;
 use mpp_hub::id::{Id, Ids};
-use mpp_hub::quarantine::{Holding, Quarantine as Hold};
+use mpp_hub::quarantine::{Holding, Mark, Quarantine as Hold};
 use mpp_hub::spool::Spooled;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, oneshot};
@@ -314,12 +315,25 @@ impl Hold for Quarantine {
         })
     }
 
-    fn is_released<'a>(&'a self, value: &'a [u8], text: &'a Arc<Spooled>) -> Answering<'a, bool> {
-        let (value, text) = (value.to_vec(), Arc::clone(text));
-        let check = |inner: Arc<Inner>| {
-            blocking(move || Ok(inner.seal.holds(&value, &text, inner.clock.now_ms())))
-        };
-        Box::pin(async move { self.run(check).await.unwrap_or(false) })
+    fn released<'a>(&'a self, mark: &'a Mark, text: &'a Arc<Spooled>) -> Answering<'a, Vec<bool>> {
+        let (asked, text) = (mark.clone(), Arc::clone(text));
+        Box::pin(async move {
+            let released = self.run(|inner| mark::released(inner, asked, text)).await;
+            released.unwrap_or_else(|trouble| {
+                mpp_hub::say(&format!("quarantine: {trouble}"));
+                vec![false; mark.recipients.len()]
+            })
+        })
+    }
+
+    fn has_passed<'a>(&'a self, mark: &'a Mark, for_whom: &'a [bool]) -> Answering<'a, ()> {
+        let (mark, for_whom) = (mark.clone(), for_whom.to_vec());
+        Box::pin(async move {
+            let noted = self.run(|inner| mark::has_passed(inner, mark, for_whom)).await;
+            if let Err(trouble) = noted {
+                mpp_hub::say(&format!("quarantine: {trouble}"));
+            }
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use mail_parser::MessageParser;
 use mpp_hub::id::Id;
 use mpp_hub::quarantine::{HeldFor, Holding};
 use mpp_hub::spool::Spooled;
+use mpp_wire::header;
 use serde_json::{Value, json};
 
 use crate::clean;
@@ -48,6 +49,7 @@ impl Message {
             "instance": holding.instance, "client": holding.client.map(|it| it.to_string()),
             "client_name": holding.client_name, "helo": holding.helo,
             "sasl_user": holding.sasl_user, "sender": holding.sender,
+            "parameters": holding.parameters,
             "recipients": holding.recipients.iter().map(recipient_json).collect::<Vec<_>>(),
             "reason": holding.reason, "points": holding.points, "tests": holding.tests,
             "route": holding.route, "header": holding.header, "subject": subject, "bytes": bytes,
@@ -70,6 +72,8 @@ impl Message {
             helo: text("helo")?,
             sasl_user: text("sasl_user")?,
             sender: text("sender")?,
+            // Files of older versions have none.
+            parameters: text("parameters").unwrap_or_default(),
             recipients: recipients.map(recipient_of).collect::<Option<_>>()?,
             reason: text("reason")?,
             points: value.get("points")?.as_i64()?,
@@ -88,18 +92,24 @@ impl Message {
 }
 
 fn recipient_json(recipient: &HeldFor) -> Value {
-    let HeldFor { address, user, policy } = recipient;
-    json!({ "address": address, "user": user, "policy": policy })
+    let HeldFor { address, user, policy, parameters } = recipient;
+    json!({ "address": address, "user": user, "policy": policy, "parameters": parameters })
 }
 
 fn recipient_of(value: &Value) -> Option<HeldFor> {
     let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
-    Some(HeldFor { address: text("address")?, user: text("user")?, policy: text("policy")? })
+    Some(HeldFor {
+        address: text("address")?,
+        user: text("user")?,
+        policy: text("policy")?,
+        parameters: text("parameters").unwrap_or_default(),
+    })
 }
 
 /// The subject of a message, decoded, for people.
 pub(crate) fn subject(head: &[u8]) -> String {
-    let Some(field) = field(head, b"subject") else { return String::new() };
+    let Some(field) = header::value(head, "subject") else { return String::new() };
+    let field = field.get(..FIELD_BYTES_MAX).unwrap_or(field).trim_ascii();
     let mut small = Vec::with_capacity(field.len() + 16);
     small.extend_from_slice(b"Subject:");
     small.extend_from_slice(field);
@@ -109,29 +119,6 @@ pub(crate) fn subject(head: &[u8]) -> String {
         .as_ref()
         .and_then(|it| it.subject())
         .map_or_else(String::new, |subject| clean::line(subject, SUBJECT_MAX))
-}
-
-/// The value of the first field of a name, with its folded lines, as far as it is looked at.
-pub(crate) fn field<'h>(head: &'h [u8], name: &[u8]) -> Option<&'h [u8]> {
-    let mut rest = head;
-    while !rest.is_empty() && !rest.starts_with(b"\r\n") && !rest.starts_with(b"\n") {
-        let mut end = 0;
-        loop {
-            let line = rest.get(end..).unwrap_or_default();
-            end += memchr::memchr(b'\n', line).map_or(line.len(), |at| at + 1);
-            if !matches!(rest.get(end), Some(b' ' | b'\t')) {
-                break;
-            }
-        }
-        let (field, others) = rest.split_at_checked(end)?;
-        let is_it = field.get(..name.len()).is_some_and(|it| it.eq_ignore_ascii_case(name));
-        let value = field.get(name.len()..).unwrap_or_default().trim_ascii_start();
-        if let Some(value) = value.strip_prefix(b":").filter(|_| is_it) {
-            return Some(value.get(..FIELD_BYTES_MAX).unwrap_or(value).trim_ascii_end());
-        }
-        rest = others;
-    }
-    None
 }
 
 /// What has become of a message for one of its recipients.
@@ -261,6 +248,8 @@ mod tests {
             (b"Subject: =?iso-8859-1?b?4Q==?=\r\n\r\n", "á"),
             (b"Subject: =?no-such?q?x=FF?=\r\n\r\n", "x\u{fffd}"),
             (b"\r\nSubject: body\r\n", ""),
+            (b"From: a\r\nFirst line\r\nSubject: text\r\n", ""),
+            (b"SUBJECT\t: x\r\n\r\n", "x"),
             (b"Subject", ""),
             (b"", ""),
         ] {
@@ -271,7 +260,12 @@ mod tests {
     }
 
     fn held_for(address: &str) -> HeldFor {
-        HeldFor { address: address.into(), user: "u@test.example".into(), policy: "p".into() }
+        HeldFor {
+            address: address.into(),
+            user: "u@test.example".into(),
+            policy: "p".into(),
+            parameters: format!("NOTIFY=NEVER ORCPT=rfc822;{address}"),
+        }
     }
 
     #[test]
@@ -281,6 +275,7 @@ mod tests {
             client: "2001:db8::1".parse().ok(),
             sender: "\"a b\"@x.example".into(),
             recipients: ["Bob@test.example", "ü+x@test.example"].map(held_for).into(),
+            parameters: "RET=HDRS ENVID=QQ314159".into(),
             points: -150,
             header: "X: \"y\"\r\n".into(),
             ..Holding::default()
@@ -294,7 +289,14 @@ mod tests {
         };
         let text = message.to_json().to_string();
         let back = Message::from_json(&serde_json::from_str(&text).unwrap());
-        assert_eq!(back, Some(message));
+        assert_eq!(back.as_ref(), Some(&message));
+        // As a version wrote it that knew of no parameters.
+        let mut older = message.to_json();
+        older.as_object_mut().unwrap().remove("parameters");
+        older["recipients"][0].as_object_mut().unwrap().remove("parameters");
+        let back = Message::from_json(&older).unwrap();
+        assert_eq!((&*back.holding.parameters, &*back.holding.recipients[0].parameters), ("", ""));
+        assert_eq!(back.holding.recipients[1], message.holding.recipients[1]);
         assert_eq!(Message::from_json(&json!({ "format": 2 })), None);
     }
 

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use mpp_hub::id::Id;
-use mpp_hub::quarantine::{Holding, RELEASED_FIELD};
+use mpp_hub::quarantine::{HeldFor, Holding, RELEASED_FIELD};
 use mpp_hub::spool::{Spool, Spooled};
 use sqlx::Connection as _;
 
@@ -26,7 +26,7 @@ pub struct Release {
     /// Everything that was known when it was held.
     pub holding: Holding,
     /// To whom it is to be sent, as the client named them.
-    pub recipients: Vec<String>,
+    pub recipients: Vec<HeldFor>,
     /// The message, with the mark that lets it through.
     pub text: Arc<Spooled>,
 }
@@ -100,13 +100,15 @@ async fn begin(
         return Err(over(&row));
     }
     let files = Arc::clone(&inner);
+    let wanted = claimed.clone();
     let read = blocking(move || {
-        read(&files, number, &spool).map_err(|error| format!("message {number}: {error}"))
+        read(&files, (number, &wanted), &spool)
+            .map_err(|error| format!("message {number}: {error}"))
     });
     match read.await {
         Ok((holding, text)) => {
-            let named = holding.recipients.iter().map(|it| &it.address);
-            let claimed = named.filter(|it| claimed.contains(&it.to_lowercase()));
+            let named = holding.recipients.iter();
+            let claimed = named.filter(|it| claimed.contains(&it.address.to_lowercase()));
             let recipients = claimed.cloned().collect();
             Ok(Release { id: number.to_string(), holding, recipients, text })
         }
@@ -135,19 +137,28 @@ pub(crate) fn over(row: &Row) -> String {
 }
 
 /// The message as it is sent, in the spool.
-fn read(inner: &Inner, id: Id, spool: &Arc<Spool>) -> io::Result<(Holding, Arc<Spooled>)> {
+fn read(
+    inner: &Inner,
+    (id, recipients): (Id, &[String]),
+    spool: &Arc<Spool>,
+) -> io::Result<(Holding, Arc<Spooled>)> {
     let (_, mut text) = inner.files.read(id)?;
-    let value = inner.seal.value(id, inner.clock.now_ms(), &mut text)?;
+    let value = inner.seal.value((id, recipients), inner.clock.now_ms(), &mut text)?;
     let (message, mut text) = inner.files.read(id)?;
     let mut writer = spool.begin();
     writer.write(format!("{RELEASED_FIELD}: {value}\r\n{}", message.holding.header).as_bytes())?;
-    let mut piece = vec![0; PIECE_BYTES];
+    let (mut piece, mut is_first) = (vec![0; PIECE_BYTES], true);
     loop {
         let length = text.read(&mut piece)?;
         if length == 0 {
             return Ok((message.holding, writer.finish()));
         }
-        writer.write(piece.get(..length).unwrap_or_default())?;
+        let piece = piece.get(..length).unwrap_or_default();
+        if std::mem::take(&mut is_first) && matches!(piece.first(), Some(b' ' | b'\t')) {
+            // It has no header, and would go on with ours.
+            writer.write(b"\r\n")?;
+        }
+        writer.write(piece)?;
     }
 }
 

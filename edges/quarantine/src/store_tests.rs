@@ -48,7 +48,7 @@ pub(crate) fn held_for(address: &str, policy: &str) -> HeldFor {
     let lower = address.to_lowercase();
     let (local, domain) = lower.rsplit_once('@').unwrap();
     let user = format!("{}@{domain}", local.split('+').next().unwrap());
-    HeldFor { address: address.into(), user, policy: policy.into() }
+    HeldFor { address: address.into(), user, policy: policy.into(), parameters: String::new() }
 }
 
 pub(crate) fn holding(at_ms: u64, sender: &str, recipients: &[&str]) -> Holding {

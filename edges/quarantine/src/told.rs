@@ -91,7 +91,7 @@ pub(crate) fn message_of(id: Id, text: &[u8]) -> Option<(Message, Vec<(String, S
             states.push((address.clone(), state));
         }
         let (user, policy) = (text(3).unwrap_or_else(|| address.clone()), text(2)?);
-        recipients.push(HeldFor { address, user, policy });
+        recipients.push(HeldFor { address, user, policy, parameters: String::new() });
     }
     let holding = Holding {
         at_ms: number(1)?,

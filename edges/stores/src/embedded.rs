@@ -248,7 +248,7 @@ impl EmbeddedStore {
     ) -> bool {
         match self.noted(now_ms, shelf, key) {
             None => true,
-            Some(known) => again && now_ms.saturating_sub(known.at_ms) > keep_ms / 16,
+            Some(known) => again && now_ms.abs_diff(known.at_ms) > keep_ms / 16,
         }
     }
 

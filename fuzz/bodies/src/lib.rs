@@ -67,9 +67,9 @@ pub fn policy(bytes: &[u8]) {
 /// Commands up to DATA or BDAT, then text: every byte is handed out or held, nothing that is passed on can be
 /// taken for an end of the message by anybody, and pieces make no difference.
 pub fn smtp_server(bytes: &[u8]) {
-    use smtp_server::{Command, Decoder, Text};
+    use smtp_server::{Command, Decoder, Syntax, Text};
     let read = |size: usize| {
-        let (mut decoder, mut is_text) = (Decoder::default(), false);
+        let (mut decoder, mut is_text) = (Decoder::new(Syntax::Strict), false);
         // The chunk under way: what is to come of it, and whether it is the last.
         let mut chunk: Option<(u64, bool)> = None;
         let mut is_chunked = false;
@@ -102,6 +102,11 @@ pub fn smtp_server(bytes: &[u8]) {
                 match decoder.next_command() {
                     Ok(Some(command)) => {
                         is_text = command == Command::Data;
+                        if let Command::Rcpt { path, .. } = &command {
+                            let again = format!("<{path}>");
+                            let read = address::Path::parse(again.as_bytes());
+                            assert_eq!(read, Ok((path.clone(), &b""[..])), "read otherwise");
+                        }
                         if let Command::Bdat { bytes, is_last } = command {
                             chunk = Some((bytes, is_last));
                         }
@@ -181,8 +186,8 @@ pub fn milter_answer(bytes: &[u8]) {
     let place = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     // Each with how many bytes come before its texts, and how many texts there are.
     for (answer, before, texts) in [
-        (Answer::AddHeader { name, value }, 1, 2),
-        (Answer::InsertHeader { place, name, value }, 5, 2),
+        (Answer::AddHeader { name, value: value.as_bytes() }, 1, 2),
+        (Answer::InsertHeader { place, name, value: value.as_bytes() }, 5, 2),
         (Answer::RemoveHeader { place, name: bytes }, 5, 2),
         (Answer::RemoveRecipient(bytes), 1, 1),
         (Answer::AddRecipientWith { address: name, parameters: value }, 1, 2),
@@ -195,7 +200,10 @@ pub fn milter_answer(bytes: &[u8]) {
         assert_eq!(u32::from_be_bytes(*length) as usize, packet.len());
         let said = packet.get(before..).unwrap_or_default();
         assert_eq!(said.split(|byte| *byte == 0).count(), texts + 1);
-        assert!(said.ends_with(b"\0") && !said.contains(&b'\n') && !said.contains(&b'\r'));
+        assert!(said.ends_with(b"\0") && !said.contains(&b'\r'));
+        // Within the value of a header field a line may be folded.
+        let is_fold = |rest: &[u8]| texts == 2 && matches!(rest, [b' ' | b'\t', ..]);
+        assert!(said.split(|byte| *byte == b'\n').skip(1).all(is_fold));
     }
 }
 
@@ -268,6 +276,10 @@ pub fn address(bytes: &[u8]) {
     let marks = usize::from(text.contains('@'));
     assert_eq!(local.len() + marks + domain.len(), text.len());
     assert!(!domain.contains('@'));
+    if let Ok(path) = address::Path::resolve(bytes) {
+        let again = address::Path::resolve(format!("<{path}>").as_bytes());
+        assert!(again.is_ok(), "{path} is not taken again");
+    }
     for push in [address::push_stable_sender, address::push_steady_sender] {
         let (mut once, mut twice) = (String::from("x"), String::new());
         push(&text, &mut once);

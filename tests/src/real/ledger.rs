@@ -25,6 +25,8 @@ struct Shared {
     taken: Mutex<BTreeMap<String, u32>>,
     /// Commands, and the lines of texts with `| ` before them.
     heard: Mutex<Vec<String>>,
+    /// Texts that were answered 250, byte for byte, without their doubled dots.
+    texts: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Ledger {
@@ -44,6 +46,7 @@ impl Ledger {
             offers: offers.to_owned(),
             taken: Mutex::default(),
             heard: Mutex::default(),
+            texts: Mutex::default(),
         });
         let of_threads = Arc::clone(&shared);
         std::thread::spawn(move || {
@@ -68,6 +71,11 @@ impl Ledger {
     /// What it has heard.
     pub fn heard(&self) -> Vec<String> {
         self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Texts of messages that were answered 250, byte for byte.
+    pub fn texts(&self) -> Vec<Vec<u8>> {
+        self.shared.texts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many lines begin like this.
@@ -95,11 +103,14 @@ fn serve(stream: TcpStream, shared: &Shared, left: Option<usize>) {
     let _ = out.write_all(b"220 ledger\r\n");
     let (mut is_text, mut serial, mut recipients) = (false, String::new(), 0);
     let mut is_lmtp = false;
-    let mut bytes = Vec::new();
+    let (mut bytes, mut text) = (Vec::new(), Vec::new());
     while lines.read_until(b'\n', &mut bytes).unwrap_or(0) > 0 {
         let Some(rest) = left.checked_sub(bytes.len()) else { return };
         left = rest;
         let said = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+        if is_text && said != "." {
+            text.extend_from_slice(bytes.strip_prefix(b".").unwrap_or(&bytes));
+        }
         bytes.clear();
         let mark = if is_text { "| " } else { "" };
         let heard = format!("{mark}{said}");
@@ -114,6 +125,8 @@ fn serve(stream: TcpStream, shared: &Shared, left: Option<usize>) {
         let answer = match (is_text, said.as_str()) {
             (true, _) => {
                 is_text = false;
+                let mut texts = shared.texts.lock().unwrap_or_else(PoisonError::into_inner);
+                texts.push(std::mem::take(&mut text));
                 times = if is_lmtp { recipients } else { 1 };
                 let mut taken = shared.taken.lock().unwrap_or_else(PoisonError::into_inner);
                 *taken.entry(serial.clone()).or_default() += 1;

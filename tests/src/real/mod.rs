@@ -8,6 +8,7 @@ pub mod dns;
 pub mod ds389;
 pub mod exim;
 pub mod fake_smtp;
+pub mod fake_spamd;
 pub mod greylists;
 pub mod ldap;
 pub mod ledger;

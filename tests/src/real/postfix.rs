@@ -24,15 +24,21 @@ impl Postfix {
     /// Starts one that takes mail for `test.example` and `other.example`. `lines` are added to its
     /// main.cf, and hold instead of what is there.
     pub fn start(address: &str, lines: &str) -> Self {
-        Self::begin(address, lines, "n")
+        Self::begin(address, lines, ("", "n"))
+    }
+
+    /// The same with services of `mpp postfix` in its master.cf. One for `smtp inet` takes the place of
+    /// the listener; chroots, for which a test has no files, are left out.
+    pub fn start_with_services(address: &str, lines: &str, services: &str) -> Self {
+        Self::begin(address, lines, (services, "n"))
     }
 
     /// The same with an smtpd that is confined to the queue directory, as Debian's is.
     pub fn start_chrooted(address: &str, lines: &str) -> Self {
-        Self::begin(address, lines, "y")
+        Self::begin(address, lines, ("", "y"))
     }
 
-    fn begin(address: &str, lines: &str, chroot: &str) -> Self {
+    fn begin(address: &str, lines: &str, (services, chroot): (&str, &str)) -> Self {
         assert!(
             Path::new(MASTER).exists(),
             "{MASTER} is missing: install the Debian package postfix (scripts/install-test-deps)"
@@ -41,10 +47,11 @@ impl Postfix {
         postfix.make_folders();
         let usual = without(&main_cf(postfix.folder.path()), lines);
         postfix.write("main.cf", &format!("{usual}{lines}\n"));
-        postfix.write(
-            "master.cf",
-            &format!("{} inet n - {chroot} - - smtpd\n{MASTER_CF}", postfix.address),
-        );
+        let own = format!("{} inet n - {chroot} - - smtpd\n", postfix.address);
+        let services = services.replace(" - y - ", " - n - ");
+        let named = services.replace("smtp inet ", &format!("{} inet ", postfix.address));
+        let own = if named == services { own } else { String::new() };
+        postfix.write("master.cf", &format!("{own}{MASTER_CF}{named}\n"));
         postfix.write("vmail", "@test.example all/\n@other.example all/\n");
         auth::serve(&postfix.queue().join("private/auth"));
         postfix.launch();

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use clap::Args;
+use mpp_address::Path;
 use mpp_config::proxy::{Proxy, Taking};
 use mpp_doors::proxy::Gate;
 use serde_json::Value;
@@ -58,6 +59,9 @@ impl Check {
             if path.is_none() {
                 print::error("no configuration: these are the defaults");
             }
+            if loaded.configuration.holds_for_good() {
+                return Err(Failure(format!("error: {HOLDS_FOR_GOOD}")));
+            }
         }
         Ok(())
     }
@@ -109,6 +113,11 @@ impl Check {
     }
 }
 
+/// What is wrong where what is held behind a milter stays there for good.
+pub(crate) const HOLDS_FOR_GOOD: &str = "a policy has mail held behind the milter, and nothing can \
+    release it\n  = help: say where released mail goes: release_to = \"HOST:PORT\" in [quarantine], \
+    or configure a [proxy]; or hold nothing: scan.quarantine = 0, scan.virus = \"reject\"";
+
 /// What a proxy takes mail for, tried out.
 fn proved(proxy: &Proxy) -> Result<String, Failure> {
     if !proxy.is_gateway() {
@@ -117,13 +126,20 @@ fn proved(proxy: &Proxy) -> Result<String, Failure> {
     }
     let domains: Vec<String> = proxy.domains.all().map(|(name, _)| name).collect();
     let mut probes: Vec<String> = STRANGERS.iter().map(|domain| format!("bob@{domain}")).collect();
+    let spelled = |domain: &str| SPELLED.map(|between| format!("bob@{STRANGER}{between}{domain}"));
     for domain in &domains {
         let domain = domain.trim_start_matches('.');
         probes.extend(ROUTED.iter().map(|local| format!("{local}@{domain}")));
-        probes.push(format!("bob@{domain}.mpp-check.invalid"));
-        probes.push(format!("bob@{domain}@mpp-check.invalid"));
+        probes.push(format!("bob@{domain}.{STRANGER}"));
+        probes.push(format!("bob@{domain}@{STRANGER}"));
+        probes.extend(spelled(domain));
+        probes.extend(spelled(&format!(".{domain}")));
     }
-    let taken = probes.iter().find(|probe| matches!(proxy.takes(probe), Taking::Yes(_)));
+    // As RCPT has it: what is no path is refused before anything is asked.
+    let takes = |probe: &&String| {
+        Path::parse_bare(probe).is_ok_and(|path| matches!(proxy.takes(&path), Taking::Yes(_)))
+    };
+    let taken = probes.iter().find(takes);
     match taken {
         Some(probe) => Err(Failure(format!("error: proxy {} takes mail for {probe}", proxy.name))),
         None => Ok(format!(
@@ -137,14 +153,15 @@ fn proved(proxy: &Proxy) -> Result<String, Failure> {
 }
 
 /// Domains that are nobody's who configures a gateway.
-const STRANGERS: [&str; 4] = ["mpp-check.invalid", "[192.0.2.1]", "invalid", "localhost"];
+const STRANGERS: [&str; 4] = [STRANGER, "[192.0.2.1]", "invalid", "localhost"];
+const STRANGER: &str = "mpp-check.invalid";
+/// What may stand between a stranger's domain and one of ours so that some mail servers see the
+/// first and some the second.
+const SPELLED: [&str; 14] =
+    ["(", " (", ")", ",", ";", "\t", "\u{b}", "\u{1b}", ">", "\\", "\"", "[", "]", "(\\\")> X=\""];
 /// Local parts that would have a mail server relay.
-const ROUTED: [&str; 4] = [
-    "bob%mpp-check.invalid",
-    "mpp-check.invalid!bob",
-    "\"bob@mpp-check.invalid\"",
-    "@mpp-check.invalid:bob",
-];
+const ROUTED: [&str; 3] =
+    ["bob%mpp-check.invalid", "mpp-check.invalid!bob", "\"bob@mpp-check.invalid\""];
 
 fn push_examined(row: &Value, out: &mut String) {
     let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default();

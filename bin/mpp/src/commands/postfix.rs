@@ -1,6 +1,9 @@
 //! `mpp postfix`: the lines that make Postfix ask.
 
+use std::sync::Arc;
+
 use clap::Args;
+use mpp_config::Configuration;
 use mpp_config::proxy::Proxy;
 
 use super::Failure;
@@ -54,7 +57,12 @@ impl Postfix {
                      next_hop = [\"127.0.0.1:10026\"]",
                 )?)
             }
-            Mode::Policy => lines(listen.policy.first().ok_or("error: `listen.policy` is empty")?),
+            Mode::Policy => {
+                let mut text =
+                    lines(listen.policy.first().ok_or("error: `listen.policy` is empty")?);
+                text.push_str(&filter_lines(&loaded.configuration));
+                text
+            }
             Mode::BeforeQueue => before_queue_lines(proxy()?),
             Mode::AfterQueue => after_queue_lines(proxy()?),
             Mode::Milter => {
@@ -114,6 +122,39 @@ fn ends(proxy: &Proxy) -> (String, String) {
     (listen.to_owned(), hop.map(ToString::to_string).unwrap_or_default())
 }
 
+/// The listener to which mail comes back from a filter: it was judged when it came, so nothing asks about
+/// it once more, least of all as mail of this host. What main.cf says for all listeners is taken back
+/// here, every restriction by its name.
+fn way_back(next_hop: &str, overridden: &str) -> String {
+    let emptied = [
+        "content_filter",
+        "smtpd_proxy_filter",
+        "smtpd_milters",
+        "smtpd_client_restrictions",
+        "smtpd_helo_restrictions",
+        "smtpd_sender_restrictions",
+        "smtpd_recipient_restrictions",
+        "smtpd_data_restrictions",
+        "smtpd_end_of_data_restrictions",
+        "smtpd_etrn_restrictions",
+    ];
+    let emptied = emptied.map(|name| ["    -o ", name, "=\n"].concat()).concat();
+    format!(
+        "{next_hop} inet n - y - - smtpd
+{emptied}    -o smtpd_relay_restrictions=permit_mynetworks,reject
+    -o mynetworks=127.0.0.0/8,[::1]/128
+    -o smtpd_authorized_xforward_hosts=127.0.0.0/8,[::1]/128
+    -o smtpd_client_connection_count_limit=0
+    -o smtpd_client_connection_rate_limit=0
+    -o receive_override_options={overridden}"
+    )
+}
+
+/// In front of the queue nothing has looked at header and body yet.
+const IN_FRONT: &str = "no_unknown_recipient_checks";
+/// Behind it all of that was done when the message came.
+const BEHIND: &str = "no_header_body_checks,no_unknown_recipient_checks";
+
 fn before_queue_lines(proxy: &Proxy) -> String {
     let (listen, next_hop) = ends(proxy);
     format!(
@@ -123,16 +164,17 @@ smtp inet n - y - 20 smtpd
     -o smtpd_proxy_filter={listen}
     -o smtpd_proxy_options=speed_adjust
 # and comes back here
-{next_hop} inet n - y - - smtpd
-    -o smtpd_proxy_filter=
-    -o smtpd_authorized_xforward_hosts=127.0.0.0/8
-    -o smtpd_client_restrictions=
-    -o smtpd_helo_restrictions=
-    -o smtpd_sender_restrictions=
-    -o smtpd_recipient_restrictions=
-    -o smtpd_relay_restrictions=permit_mynetworks,reject
-    -o mynetworks=127.0.0.0/8
-    -o receive_override_options=no_unknown_recipient_checks"
+{}",
+        way_back(&next_hop, IN_FRONT)
+    )
+}
+
+/// The transport to a filter behind the queue, which says who the client was.
+fn transport(name: &str) -> String {
+    format!(
+        "{name} unix - - y - 10 smtp
+    -o smtp_send_xforward_command=yes
+    -o disable_mime_output_conversion=yes"
     )
 }
 
@@ -141,21 +183,38 @@ fn after_queue_lines(proxy: &Proxy) -> String {
     let (host, port) = listen.rsplit_once(':').unwrap_or((&listen, "25"));
     let host = host.trim_start_matches('[').trim_end_matches(']');
     format!(
-        "# main.cf: every message that is in the queue goes through mpp. What mpp refuses now, Postfix has
-# to send back: prefer a way before the queue for mail from strangers.
+        "# main.cf: every message that is in the queue goes through mpp. Nothing is refused here any more:
+# it was taken, and could only be sent back. Refuse before the queue (policy service, milter).
 content_filter = mpp:[{host}]:{port}
 # master.cf
-mpp unix - - y - 10 smtp
-    -o smtp_send_xforward_command=yes
-    -o disable_mime_output_conversion=yes
+{}
 # and comes back here
-{next_hop} inet n - y - - smtpd
-    -o content_filter=
-    -o smtpd_authorized_xforward_hosts=127.0.0.0/8
-    -o smtpd_recipient_restrictions=
-    -o smtpd_relay_restrictions=permit_mynetworks,reject
-    -o mynetworks=127.0.0.0/8
-    -o receive_override_options=no_header_body_checks,no_unknown_recipient_checks"
+{}",
+        transport("mpp"),
+        way_back(&next_hop, BEHIND)
+    )
+}
+
+/// What a policy with a `filter` needs in master.cf besides the question that is answered with it;
+/// nothing without such a policy.
+fn filter_lines(configuration: &Configuration) -> String {
+    let Some(filter) = configuration.policies.filter() else { return String::new() };
+    let (name, to) = filter.split_once(':').unwrap_or((filter, ""));
+    let plain = to.replace(['[', ']'], "");
+    let leads_here = |proxy: &&Arc<Proxy>| {
+        proxy.listen.iter().any(|listen| listen.replace(['[', ']'], "") == plain)
+    };
+    let back = configuration.proxies.iter().filter(|it| !it.is_gateway()).find(leads_here);
+    let back = back.map_or_else(String::new, |proxy| {
+        format!("\n# and comes back here\n{}", way_back(&ends(proxy).1, BEHIND))
+    });
+    let services = format!("{}{back}", transport(name));
+    // All of it can be appended to main.cf: what belongs elsewhere is a comment there.
+    let services: Vec<String> = services.lines().map(|line| format!("# {line}")).collect();
+    format!(
+        "\n# master.cf, without the marks: what is undecided goes by `FILTER {filter}`. Without
+# XFORWARD the filter would take all of it for mail of this host.\n{}",
+        services.join("\n")
     )
 }
 

@@ -238,6 +238,9 @@ impl Node {
         if !loaded.warnings.is_empty() {
             mpp_hub::say(&loaded.warnings);
         }
+        if loaded.configuration.holds_for_good() {
+            mpp_hub::say(&format!("warning: {}", super::check::HOLDS_FOR_GOOD));
+        }
         let hub = Arc::new(wiring::hub(state, store, Arc::new(RealClock), loaded)?);
         let addresses: Vec<String> = doors.policy.iter().map(Listener::address).collect();
         for address in &addresses {

@@ -24,9 +24,8 @@ fn who_is_refused_never_reaches_the_next_hop() {
         ("bob%stranger.example@test.example", "554 5.7.1 Relay access denied"),
         ("stranger.example!bob@test.example", "554 5.7.1 Relay access denied"),
         ("\"bob@stranger.example\"@test.example", "554 5.7.1 Relay access denied"),
-        ("@stranger.example:bob@test.example", "554 5.7.1 Relay access denied"),
         ("bob@[127.0.0.1]", "554 5.7.1 Relay access denied"),
-        ("bob", "554 5.7.1 Relay access denied"),
+        ("@relay.example:bob@stranger.example", "554 5.7.1 Relay access denied"),
     ] {
         raw.expect("MAIL FROM:<a@b.example>", "250");
         let reply = raw.say(&format!("RCPT TO:<{recipient}>"));

@@ -14,6 +14,7 @@ mod disk;
 mod links;
 mod nodes;
 mod release;
+mod released;
 mod views;
 
 use mpp_tests::real::address;

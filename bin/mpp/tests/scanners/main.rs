@@ -8,6 +8,7 @@
     reason = "test code: what is not as expected ends the test"
 )]
 
+mod bytes;
 mod faults;
 mod milter;
 mod queue;

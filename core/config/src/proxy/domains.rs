@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mpp_engine::address;
+use mpp_address::{self as address, Path};
 use mpp_engine::policy::Pattern;
 use mpp_settings::{Diagnostic, Reader};
 
@@ -60,17 +60,15 @@ impl Domains {
         domains
     }
 
-    /// Whether a recipient, as it stands in RCPT, is in one of them.
-    pub(super) fn takes(&self, recipient: &str) -> Taking {
-        let (local, domain) = address::split(recipient);
+    /// Whether a recipient is in one of them. That its domain is one at all its type says.
+    pub(super) fn takes(&self, recipient: &Path) -> Taking {
+        let (local, domain) = address::split(recipient.as_str());
         if domain.is_empty() {
             // RFC 5321 section 4.5.1: every server takes mail for its postmaster.
-            let is_postmaster = recipient.eq_ignore_ascii_case("postmaster");
+            let is_postmaster = local.eq_ignore_ascii_case("postmaster");
             return if is_postmaster { Taking::Yes(0) } else { Taking::No };
         }
-        let lower = domain.to_ascii_lowercase();
-        let domain = address::domain(lower.trim_end_matches('.'));
-        let Some(hop) = self.hop(&domain) else { return Taking::No };
+        let Some(hop) = self.hop(&address::domain(domain)) else { return Taking::No };
         // Quotes protect from nothing: many servers take them away first.
         let is_routed = local.contains(['%', '!', '@', ':']) || local.starts_with('/');
         if is_routed { Taking::Routed } else { Taking::Yes(hop) }
@@ -137,22 +135,18 @@ mod tests {
             ("bob@example.net", Taking::Yes(2)),
             ("bob@a.b.Example.net", Taking::Yes(2)),
             ("Postmaster", Taking::Yes(0)),
-            ("bob", Taking::No),
-            ("", Taking::No),
-            ("@example.com", Taking::No),
             ("bob@example.com", Taking::No),
             ("bob@sub.example.org", Taking::No),
             ("bob@notexample.net", Taking::No),
             ("bob@[127.0.0.1]", Taking::No),
-            ("bob@example.org@example.com", Taking::No),
-            ("bob@example.org,example.com", Taking::No),
             ("bob%example.com@example.org", Taking::Routed),
             ("example.com!bob@example.org", Taking::Routed),
-            ("bob@example.com@example.org", Taking::Routed),
             ("\"bob@example.com\"@example.org", Taking::Routed),
-            ("@example.com:bob@example.org", Taking::Routed),
+            // Where it goes is ours to say: the route that the client wrote is not passed on.
+            ("@example.com:bob@example.org", Taking::Yes(0)),
         ] {
-            assert_eq!(domains().takes(recipient), wanted, "{recipient}");
+            let path = Path::parse_bare(recipient).unwrap();
+            assert_eq!(domains().takes(&path), wanted, "{recipient}");
         }
     }
 

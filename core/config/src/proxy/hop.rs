@@ -6,7 +6,7 @@ use crate::directory::smtp::{Protocol, Server};
 use crate::directory::tls::{Security, Tls};
 
 /// A next hop.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Hop {
     /// The servers, asked in order until one answers.
     pub servers: Vec<Server>,

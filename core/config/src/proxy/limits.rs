@@ -3,7 +3,7 @@
 use mpp_settings::Reader;
 
 /// The limits of a proxy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at once, in all.
     pub connections: usize,

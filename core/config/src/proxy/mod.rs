@@ -5,9 +5,11 @@ mod domains;
 mod hop;
 mod limits;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use mpp_address::Path;
 use mpp_engine::facts::Stage;
 use mpp_engine::network;
 use mpp_settings::{Diagnostic, Kind as ValueKind, Reader, Secret, Session};
@@ -16,10 +18,11 @@ pub use domains::{Domains, Taking};
 pub use hop::Hop;
 pub use limits::Limits;
 
+use crate::directory::smtp::Server;
 use crate::schema::{address, stage};
 
 /// A proxy with its settings.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Proxy {
     /// Its name in the configuration.
     pub name: Arc<str>,
@@ -77,13 +80,33 @@ pub struct Starttls {
 }
 
 impl Proxy {
+    /// One that takes no mail, and sends what is given to it to these servers.
+    pub fn outlet(name: &str, servers: &[Server]) -> Self {
+        let hop = Hop { servers: servers.to_vec(), ..Hop::default() };
+        let name_of_host = "localhost".to_owned();
+        Self { name: name.into(), hops: vec![hop], name_of_host, ..Self::default() }
+    }
+
     /// Whether it is a gateway.
     pub fn is_gateway(&self) -> bool {
         self.use_as == UseAs::Gateway
     }
 
+    /// Whether an address is one of this site's own mail servers, which the settings of a filter name.
+    /// At a gateway all are strangers until they have said otherwise.
+    pub fn names(&self, address: IpAddr) -> bool {
+        if self.is_gateway() {
+            return false;
+        }
+        let peers = self.peers.iter().flatten();
+        let all = peers.chain(&self.proxy_protocol).chain(&self.xclient).chain(&self.verdicts_from);
+        // A network that holds a great part of all hosts names nobody.
+        let is_named = |network: &&IpNet| network.prefix_len() >= 8 && network.contains(&address);
+        all.filter(is_named).count() > 0
+    }
+
     /// Whether it takes mail for a recipient, and the number of its next hop.
-    pub fn takes(&self, recipient: &str) -> Taking {
+    pub fn takes(&self, recipient: &Path) -> Taking {
         match self.use_as {
             UseAs::Filter => Taking::Yes(0),
             UseAs::Gateway => self.domains.takes(recipient),

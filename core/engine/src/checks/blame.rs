@@ -122,6 +122,10 @@ impl Known {
     }
 }
 
+/// Of what goes astray of the null sender only every fourth counts: servers that send bounces to whom a
+/// spammer forged are not to blame, but a host that sends nothing else is.
+pub(super) const STRAYS: u64 = 4;
+
 /// What makes the keys of faults differ from others.
 const FAULT_SPACE: u64 = 0x64;
 /// How long a fault is known again, in milliseconds.

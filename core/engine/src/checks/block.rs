@@ -157,20 +157,28 @@ fn innocence(facts: &Facts<'_>, round: &mut Round<'_>) -> Result<Option<&'static
     }
     let sender = round.identity(facts, IdentityKind::PooledSender);
     let triplet = greylist::triplet_key(facts, round.ring);
-    let (known, tried, written) = (
+    let (known, tried, written, is_expected) = (
         round.history(sender),
         round.since(Shelf::Greylisted, triplet),
         greylist::written_to(facts, round),
+        greylist::is_expected_bounce(facts, round),
     );
-    let (known, tried, written) = (known?, tried?, written?);
+    let (known, tried, written, is_expected) = (known?, tried?, written?, is_expected?);
+    if tried.is_some_and(|first| first.at_ms > round.now_ms) {
+        remember_try(triplet, true, round);
+    }
     let all = known.clean + blame::against(known);
     Ok(if written.is_some() {
         Some("written-to")
+    } else if is_expected {
+        Some("bounce")
     } else if known.clean >= INNOCENT_CLEAN && known.clean >= INNOCENT_SHARE * all {
         Some("good-sender")
     } else if tried.is_some_and(|first| {
-        let age_ms = round.now_ms.saturating_sub(first.at_ms);
-        patience_ms(known, round.policy.spare).is_some_and(|least_ms| age_ms >= least_ms)
+        // One that lies ahead of a clock that was put back shows nothing.
+        let age_ms = round.now_ms.checked_sub(first.at_ms);
+        let least_ms = patience_ms(known, round.policy.spare);
+        age_ms.zip(least_ms).is_some_and(|(age_ms, least_ms)| age_ms >= least_ms)
     }) {
         Some("patient")
     } else {
@@ -178,20 +186,23 @@ fn innocence(facts: &Facts<'_>, round: &mut Round<'_>) -> Result<Option<&'static
     })
 }
 
+/// Notes a try, the first one of that sender and recipient or, should that be none, this one.
+fn remember_try(key: Key, again: bool, round: &mut Round<'_>) {
+    let keep_ms = round.policy.spare.patience_ms.saturating_mul(2).max(KEEP_LEAST_MS);
+    let shelf = Shelf::Greylisted;
+    round.effect(Effect::Remember { shelf, key, keep_ms, again, mark: 0 });
+}
+
 impl Check for Blocks {
     fn judge(&self, facts: &Facts<'_>, round: &mut Round<'_>) -> Result<Option<Verdict>, Pause> {
-        let Some((kind, block)) = refusing(facts, round)? else { return Ok(None) };
+        let Some((kind, block)) = refusing(facts, round)? else {
+            greylist::note_sent(facts, round);
+            return Ok(None);
+        };
         if facts.stage == Stage::Rcpt && may_be_anothers(kind, block) {
             // Who keeps trying shows patience; greylisting takes it for the first try as well.
             let key = greylist::triplet_key(facts, round.ring);
-            let keep_ms = round.policy.spare.patience_ms.saturating_mul(2).max(KEEP_LEAST_MS);
-            round.effect(Effect::Remember {
-                shelf: Shelf::Greylisted,
-                key,
-                keep_ms,
-                again: false,
-                mark: 0,
-            });
+            remember_try(key, false, round);
         }
         round.remark("identity", Value::Word(kind.name()));
         round.remark("for", Value::Word(block.reason.name()));

@@ -39,6 +39,11 @@ pub const KIND: Kind = Kind {
 const TRIPLET_SPACE: u64 = 0x61;
 const PROVER_SPACE: u64 = 0x62;
 const CORRESPONDENT_SPACE: u64 = 0x63;
+/// What makes the key of a user who has sent something differ from those of whom he wrote to.
+const SENT_SPACE: u64 = 0x5e27;
+/// Bounces come for as long as mail is tried (RFC 5321 section 4.5.4.1: four to five days), and a while
+/// longer, in milliseconds.
+const SENT_KEEP_MS: u64 = 8 * 86_400_000;
 
 #[derive(Debug)]
 struct Greylist {
@@ -208,6 +213,36 @@ pub(super) fn written_to(
     round.since(Shelf::Correspondent, key)
 }
 
+/// The key of one of our users as somebody who has sent something.
+fn sent_key(ring: Keyring, ours: u64) -> Key {
+    ring.key(CORRESPONDENT_SPACE, ring.pair(ours, SENT_SPACE))
+}
+
+/// Notes that one of our users sends something: bounces may follow.
+pub(super) fn note_sent(facts: &Facts<'_>, round: &mut Round<'_>) {
+    if facts.direction == Direction::Outbound
+        && facts.stage == Stage::Rcpt
+        && facts.keys.sender != 0
+    {
+        let (shelf, key) = (Shelf::Correspondent, sent_key(round.ring, facts.keys.sender));
+        round.effect(Effect::Remember { shelf, key, keep_ms: SENT_KEEP_MS, again: true, mark: 0 });
+    }
+}
+
+/// Whether a message of the null sender may be the bounce that it says it is: the recipient has sent
+/// something lately, and is its only one (RFC 5321 sections 4.5.5 and 6.1).
+///
+/// # Errors
+/// As [`Round::since`].
+pub(super) fn is_expected_bounce(facts: &Facts<'_>, round: &mut Round<'_>) -> Result<bool, Pause> {
+    let is_alone = facts.stage != Stage::Rcpt || !facts.has_accepted;
+    if !facts.is_stray() || !is_alone || facts.keys.recipient == 0 {
+        return Ok(false);
+    }
+    let key = sent_key(round.ring, facts.keys.recipient);
+    Ok(round.since(Shelf::Correspondent, key)?.is_some())
+}
+
 impl Check for Greylist {
     fn judge(&self, facts: &Facts<'_>, round: &mut Round<'_>) -> Result<Option<Verdict>, Pause> {
         if facts.recipient.is_empty() || facts.is_refused() {
@@ -279,8 +314,10 @@ impl Greylist {
         round: &mut Round<'_>,
     ) -> Option<Verdict> {
         let delay_ms = self.delay_ms(facts);
+        // One that lies ahead of a clock that was put back is none, or it would be waited for.
+        let age_of = |moment: &Moment| round.now_ms.checked_sub(moment.at_ms);
         let first =
-            tried.filter(|moment| round.now_ms.saturating_sub(moment.at_ms) < self.window_ms);
+            tried.filter(|moment| age_of(moment).is_some_and(|age_ms| age_ms < self.window_ms));
         let Some(first) = first else {
             let again = tried.is_some();
             let keep_ms = self.window_ms;
@@ -321,7 +358,7 @@ impl Greylist {
 
     /// Who keeps sending stays proven. Written once in a tenth of the memory, not for each mail.
     fn keep_proven(&self, prover: Key, moment: Moment, round: &mut Round<'_>) {
-        if round.now_ms.saturating_sub(moment.at_ms) > self.memory_ms / 10 {
+        if round.now_ms.abs_diff(moment.at_ms) > self.memory_ms / 10 {
             let keep_ms = self.memory_ms;
             round.effect(Effect::Remember {
                 shelf: Shelf::Proven,

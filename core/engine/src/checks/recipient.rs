@@ -42,6 +42,7 @@ struct Recipient {
     term: Term,
     space: u64,
     asked_space: u64,
+    stray_space: u64,
 }
 
 impl Recipient {
@@ -59,6 +60,7 @@ impl Recipient {
             term: Term::read(&mut harvest, "6h", 2.0, "7d"),
             space: blame::space(context, "harvest"),
             asked_space: blame::space(context, "harvest asked"),
+            stray_space: blame::space(context, "harvest strays"),
         };
         harvest.finish();
         check
@@ -69,8 +71,7 @@ impl Recipient {
         let counts = self.harvest_share > 0.0
             && facts.direction == Direction::Inbound
             && facts.repeat == Repeat::No
-            && facts.stage == Stage::Rcpt
-            && !facts.is_null_sender();
+            && facts.stage == Stage::Rcpt;
         if counts {
             let key = round.ring.key(self.asked_space, facts.keys.client);
             round.count(key, self.harvest_per_ms, 1)?;
@@ -123,7 +124,6 @@ impl Check for Recipient {
     fn learn(&self, facts: &Facts<'_>, event: Event, round: &mut Round<'_>) -> Result<(), Pause> {
         if event != Event::UnknownRecipient
             || facts.direction == Direction::Outbound
-            || facts.is_null_sender()
             || round.is_allowed()
         {
             return Ok(());
@@ -135,6 +135,13 @@ impl Check for Recipient {
         let client = facts.keys.client;
         let (key, asked_key) =
             (round.ring.key(self.space, client), round.ring.key(self.asked_space, client));
+        // Bounces that go astray are counted apart: a server sends some now and then.
+        let (key, limit) = if facts.is_stray() {
+            let limit = self.harvest_limit.saturating_mul(blame::STRAYS);
+            (round.ring.key(self.stray_space, client), limit)
+        } else {
+            (key, self.harvest_limit)
+        };
         let (counted, asked, culprits) = (
             round.count(key, self.harvest_per_ms, 1),
             if self.harvest_share > 0.0 {
@@ -146,13 +153,13 @@ impl Check for Recipient {
         );
         let (counted, asked, culprits) = (counted?, asked?, culprits?);
         round.remark("unknown", Value::Number(counted.used));
-        round.remark("limit", Value::Number(self.harvest_limit));
+        round.remark("limit", Value::Number(limit));
         if self.harvest_share > 0.0 {
             round.remark("asked", Value::Number(asked));
         }
         #[allow(clippy::cast_precision_loss, reason = "a share of a day's recipients")]
         let is_share = counted.used as f64 >= self.harvest_share * asked as f64;
-        if counted.used > self.harvest_limit && is_share {
+        if counted.used > limit && is_share {
             blame::block(facts, culprits, (BlockReason::Harvest, self.term), round);
         }
         Ok(())

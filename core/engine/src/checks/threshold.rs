@@ -4,14 +4,15 @@
 //! Windows slide exactly: in no stretch of time as long as `per` is more than `limit` let through.
 //! Messages, recipients and bytes are reserved when asked and given back when the request is
 //! refused or the transaction abandoned. A share is judged by the lower bound of what it may be
-//! (Wilson, one-sided 90 %), not by three of five. The null sender is never limited inbound.
+//! (Wilson, one-sided 90 %), not by three of five. The null sender counts for hosts, but a bounce to
+//! somebody who has sent something is not refused for it.
 
 use std::sync::Arc;
 
 use mpp_settings::{Diagnostic, Kind as ValueKind, Reader};
 
 use super::blame::{self, Term};
-use super::{Check, Context, Kind, Mode};
+use super::{Check, Context, Kind, Mode, greylist};
 use crate::decide::{Event, Pause, Round, Value};
 use crate::facts::{Direction, Facts, Repeat, Stage};
 use crate::question::{BlockReason, Counted, IdentityKind, Key};
@@ -147,9 +148,11 @@ impl Rule {
     }
 
     fn applies(&self, facts: &Facts<'_>) -> bool {
-        let is_bounce = facts.direction == Direction::Inbound
-            && facts.is_null_sender()
-            && !matches!(facts.stage, Stage::Connect | Stage::Helo);
+        // Nobody is a sender then, and whom a forged one fills with bounces must not be without mail.
+        let is_bounce = facts.is_stray()
+            && !matches!(facts.stage, Stage::Connect | Stage::Helo)
+            && !blame::is_host(self.key)
+            && self.key != IdentityKind::Helo;
         self.mode != Mode::Off
             && !is_bounce
             && self.direction.is_none_or(|direction| direction == facts.direction)
@@ -305,12 +308,17 @@ impl Check for Thresholds {
         }
         let mut pause = None;
         let mut opinion = None;
+        let is_expected = greylist::is_expected_bounce(facts, round).unwrap_or_else(|missing| {
+            pause = Some(missing);
+            false
+        });
         for (number, rule) in self.rules.iter().enumerate() {
             if !rule.applies(facts) {
                 continue;
             }
             match rule.passed(facts, round) {
                 Err(missing) => pause = Some(missing),
+                Ok(Some(_)) if is_expected => {}
                 Ok(Some((limit, counted))) => {
                     round.remark("limit", Value::Number(limit));
                     round.remark("used", Value::Number(counted.used));

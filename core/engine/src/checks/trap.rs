@@ -15,7 +15,7 @@ use crate::address;
 use crate::decide::{Event, Pause, Round, Value};
 use crate::entry;
 use crate::facts::{Direction, Facts, Repeat, Stage};
-use crate::question::{BlockReason, IdentityKind};
+use crate::question::{BlockReason, Counted, IdentityKind};
 use crate::verdict::{Action, Cause, Verdict};
 
 /// The check as data.
@@ -30,11 +30,15 @@ pub const KIND: Kind = Kind {
 /// Memory that the compiled expressions of one policy may take, in bytes.
 const REGEX_BYTES_MAX: usize = 64 << 20;
 
+/// Bounces that go astray are counted for so long, in milliseconds.
+const STRAY_MS: u64 = 86_400_000;
+
 #[derive(Debug)]
 struct Trap {
     patterns: RegexSet,
     addresses: HashSet<u64>,
     term: Term,
+    stray_space: u64,
 }
 
 impl Trap {
@@ -70,7 +74,8 @@ impl Trap {
             })
             .into_iter()
             .collect();
-        Self { patterns, addresses, term: Term::read(table, "1d", 2.0, "7d") }
+        let stray_space = blame::space(context, "stray traps");
+        Self { patterns, addresses, term: Term::read(table, "1d", 2.0, "7d"), stray_space }
     }
 
     fn is_trap(&self, facts: &Facts<'_>) -> bool {
@@ -100,15 +105,18 @@ impl Check for Trap {
     }
 
     fn learn(&self, facts: &Facts<'_>, event: Event, round: &mut Round<'_>) -> Result<(), Pause> {
-        // A bounce to a forged sender may hit a trap: the server that sends it did nothing wrong.
-        if event != Event::TrapHit || facts.is_null_sender() {
+        if event != Event::TrapHit {
             return Ok(());
         }
-        let (is_old_news, culprits) = (
+        // A bounce to a forged sender may hit a trap: one proves nothing.
+        let stray = round.ring.key(self.stray_space, facts.keys.client);
+        let (is_old_news, culprits, strays) = (
             blame::is_old_news(facts, event, round),
             blame::culprits(facts, IdentityKind::Client, round),
+            if facts.is_stray() { round.count(stray, STRAY_MS, 1) } else { Ok(Counted::default()) },
         );
-        if is_old_news? {
+        let strays = strays?;
+        if is_old_news? || (facts.is_stray() && strays.used < blame::STRAYS) {
             return Ok(());
         }
         let culprits = culprits?;

@@ -1,8 +1,11 @@
 //! What door and mail server agree on before anything else: only the steps at which something is
 //! asked, and only the actions that a policy needs. What was not agreed on is never said.
 
+use std::borrow::Cow;
+
 use mpp_engine::edits::{HeaderNames, Needs};
 use mpp_engine::facts::Stage;
+use mpp_hub::quarantine::RELEASED_FIELD;
 use mpp_wire::milter::{VERSION, actions, protocol};
 use mpp_wire::milter_answer::{Answer, MacroStage};
 
@@ -32,6 +35,7 @@ pub(super) struct Offer {
 
 /// What the door would like.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "they are facts, each of its own")]
 pub(super) struct Wishes<'a> {
     /// The stages at which it asks.
     pub(super) stages: &'a [Stage],
@@ -43,6 +47,8 @@ pub(super) struct Wishes<'a> {
     pub(super) size: bool,
     /// Whether policies have messages scanned.
     pub(super) scans: bool,
+    /// Whether messages may carry the mark of what was released from a quarantine.
+    pub(super) marks: bool,
 }
 
 /// What holds on a connection.
@@ -55,8 +61,8 @@ pub(super) struct Agreement {
     pub(super) removed: HeaderNames,
     /// Whether the header and the body come, so that their size is known.
     pub(super) measures: bool,
-    /// Whether messages can be collected for scanners.
-    pub(super) scans: bool,
+    /// Whether messages can be collected, for scanners or to see what was released.
+    pub(super) collects: bool,
 }
 
 impl Agreement {
@@ -68,11 +74,11 @@ impl Agreement {
         if offer.version < VERSION_LEAST {
             return Err(format!("version {} of the protocol is not spoken", offer.version));
         }
-        let Wishes { stages, rejected, needs, size, scans } = *wishes;
+        let Wishes { stages, rejected, needs, size, scans, marks } = *wishes;
         let mut wanted = actions::QUARANTINE | actions::MACROS;
         for (is_needed, action) in [
             (needs.adds_headers || scans, actions::ADD_HEADERS),
-            (!needs.removed.is_empty() || scans, actions::CHANGE_HEADERS),
+            (!needs.removed.is_empty() || scans || marks, actions::CHANGE_HEADERS),
             (needs.adds_recipients || scans, actions::ADD_RECIPIENTS),
             (needs.removes_recipients || scans, actions::REMOVE_RECIPIENTS),
         ] {
@@ -81,8 +87,8 @@ impl Agreement {
         let actions = wanted & offer.actions;
         let removes = actions & actions::CHANGE_HEADERS != 0;
         let asks = |stage: Stage| stages.contains(&stage);
-        let scans = scans && asks(Stage::EndOfMessage);
-        let measures = (size || scans) && asks(Stage::EndOfMessage);
+        let collects = (scans || marks) && asks(Stage::EndOfMessage);
+        let measures = collects || size && asks(Stage::EndOfMessage);
         let sees_headers = removes || measures;
         let mut steps = protocol::NO_END_OF_HEADERS | protocol::NO_UNKNOWN;
         for (is_wanted, flag) in [
@@ -91,6 +97,7 @@ impl Agreement {
             (!measures, protocol::NO_BODY),
             (measures, protocol::QUIET_BODY),
             (rejected, protocol::REJECTED_RECIPIENTS),
+            (collects, protocol::LEADING_BLANK),
             (!asks(Stage::Connect), protocol::QUIET_CONNECT),
             (!asks(Stage::Helo), protocol::QUIET_HELO),
             (!asks(Stage::Mail), protocol::QUIET_MAIL),
@@ -99,9 +106,10 @@ impl Agreement {
             steps |= if is_wanted { flag } else { 0 };
         }
         let removed = if removes { needs.removed.clone() } else { HeaderNames::default() };
-        let removed = if removes && scans { removed.with(&OURS) } else { removed };
+        let removed =
+            if removes && collects { removed.with(&OURS).with(&[RELEASED_FIELD]) } else { removed };
         let version = offer.version.min(VERSION);
-        Ok(Self { version, actions, protocol: steps & offer.protocol, removed, measures, scans })
+        Ok(Self { version, actions, protocol: steps & offer.protocol, removed, measures, collects })
     }
 
     /// Says it to the server.
@@ -139,6 +147,16 @@ impl Agreement {
         self.protocol & step != 0
     }
 
+    /// Whether values of header fields have the blank behind the colon, if there is one.
+    pub(super) fn has_blanks(&self) -> bool {
+        self.protocol & protocol::LEADING_BLANK != 0
+    }
+
+    /// A value of our own, as it is said to the server.
+    pub(super) fn value<'v>(&self, value: &'v [u8]) -> Cow<'v, [u8]> {
+        if self.has_blanks() { [b" ", value].concat().into() } else { value.into() }
+    }
+
     /// Whether the server tells of recipients whom it refuses.
     pub(super) fn hears_of_rejected(&self) -> bool {
         self.protocol & protocol::REJECTED_RECIPIENTS != 0
@@ -158,7 +176,8 @@ mod tests {
         let policies = &configuration.policies;
         let (needs, size, scans) = (policies.needs(), policies.count_bytes(), policies.scan());
         let offer = Offer { version: 6, actions: offered.0, protocol: offered.1 };
-        Agreement::new(offer, &Wishes { stages, rejected, needs, size, scans }).unwrap()
+        let marks = false;
+        Agreement::new(offer, &Wishes { stages, rejected, needs, size, scans, marks }).unwrap()
     }
 
     const ALL: (u32, u32) = (0x1ff, 0x1f_ffff);
@@ -184,6 +203,7 @@ mod tests {
             assert_eq!(agreement.is_quiet(protocol::QUIET_HEADERS), removes, "{setting}");
             assert_eq!(agreement.is_quiet(protocol::NO_HEADERS), !removes, "{setting}");
             assert_eq!(agreement.removed.contains(b"x-a"), removes, "{setting}");
+            assert!(!agreement.has_blanks(), "nobody wants the bytes: {setting}");
             assert!(agreement.hears_of_rejected());
             // Nothing that is not offered.
             assert!(!agreement.measures);
@@ -209,10 +229,28 @@ mod tests {
     }
 
     #[test]
+    fn blanks_are_asked_for_where_messages_are_collected_and_offered() {
+        let text = "[scanner.x]\nkind = \"clamd\"\nservers = [\"127.0.0.1:1\"]\n\
+            [policy.default.scan]\nwith = [\"x\"]\n";
+        let agreement = agreed(ALL, text, false);
+        assert!(agreement.collects && agreement.has_blanks());
+        assert_eq!(&*agreement.value(b"a"), b" a");
+        let older = agreed((ALL.0, ALL.1 & !protocol::LEADING_BLANK), text, false);
+        assert!(older.collects && !older.has_blanks());
+        assert_eq!(&*older.value(b"a"), b"a");
+    }
+
+    #[test]
     fn versions_that_are_too_old_are_refused_and_newer_ones_spoken_to_as_ours() {
         let needs = Needs::default();
-        let wishes =
-            Wishes { stages: &[], rejected: false, needs: &needs, size: false, scans: false };
+        let wishes = Wishes {
+            stages: &[],
+            rejected: false,
+            needs: &needs,
+            size: false,
+            scans: false,
+            marks: false,
+        };
         let of = |version| {
             Agreement::new(Offer { version, actions: 0, protocol: 0 }, &wishes).map(|it| it.version)
         };

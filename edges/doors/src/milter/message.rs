@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use mpp_address::Path;
 use mpp_engine::edits::{Edits, HeaderNames};
 use mpp_engine::facts::Stage;
 use mpp_hub::Asked;
+use mpp_hub::quarantine::RELEASED_FIELD;
+use mpp_wire::milter::Texts;
 use mpp_wire::milter_answer::Answer;
 
 use super::CONTEXT;
 use super::agreement::Agreement;
-use super::scan::{Additions, Collected, OURS, has_subject};
+use super::collected::Collected;
+use super::scan::{Additions, OURS};
 
 /// Bytes of a name or address that are kept; more is cut off.
 const TEXT_BYTES_MAX: usize = 4 * 1024;
@@ -66,6 +70,8 @@ impl Known {
             size_bytes: message.map_or(0, |message| message.size_bytes),
             recipient_count: if is_at_end { recipients } else { 0 },
             is_early: false,
+            is_ours: false,
+            is_queued: false,
             unknown: &[],
         })
     }
@@ -93,6 +99,9 @@ pub(super) struct Noted {
     pub(super) is_forged: bool,
     pub(super) recipient_mailer: String,
     pub(super) recipient_host: String,
+    /// What the server made of the sender and of the recipient that a client wrote.
+    pub(super) sender: String,
+    pub(super) recipient: String,
 }
 
 impl Noted {
@@ -100,8 +109,10 @@ impl Noted {
     pub(super) fn note<'b>(&mut self, command: u8, mut texts: impl Iterator<Item = &'b [u8]>) {
         match command {
             b'C' => (self.is_forged, self.reverse_name) = Default::default(),
-            b'M' => (self.sasl_user, self.queue_id) = Default::default(),
-            b'R' => (self.recipient_mailer, self.recipient_host) = Default::default(),
+            b'M' => (self.sasl_user, self.queue_id, self.sender) = Default::default(),
+            b'R' => {
+                (self.recipient_mailer, self.recipient_host, self.recipient) = Default::default();
+            }
             _ => {}
         }
         while let Some(name) = texts.next() {
@@ -114,6 +125,8 @@ impl Noted {
                 b"auth_authen" => self.sasl_user = readable(value),
                 b"client_ptr" => self.reverse_name = readable(value),
                 b"client_resolve" => self.is_forged = value != b"OK",
+                b"mail_addr" => self.sender = readable(value),
+                b"rcpt_addr" => self.recipient = readable(value),
                 b"rcpt_mailer" => self.recipient_mailer = readable(value),
                 b"rcpt_host" => self.recipient_host = readable(value),
                 _ => {}
@@ -123,7 +136,14 @@ impl Noted {
 
     /// A message is over.
     pub(super) fn forget_message(&mut self) {
-        (self.sasl_user, self.queue_id) = Default::default();
+        (self.sasl_user, self.queue_id, self.sender) = Default::default();
+    }
+
+    /// The recipient that is named, from how the client wrote it.
+    pub(super) fn recipient(&self, address: &[u8]) -> String {
+        // Where the server refuses it, the macro says why.
+        let told = if self.recipient_mailer == "error" { "" } else { &*self.recipient };
+        resolved(told, address)
     }
 
     /// The enhanced status code for which the server itself refuses the recipient that is named
@@ -147,12 +167,16 @@ pub(super) const UNKNOWN: [&str; 3] = ["5.1.1", "5.1.6", "5.1.10"];
 pub(super) struct Message {
     pub(super) instance: String,
     pub(super) sender: String,
+    /// The parameters of MAIL.
+    pub(super) parameters: String,
     /// What the client has announced, until it is known.
     size_bytes: u64,
     /// How many recipients nothing stands against, and the last one of them.
     pub(super) recipients: u32,
     pub(super) last_recipient: String,
     pub(super) fate: Fate,
+    /// Whether the mark of a released message is looked at.
+    pub(super) is_believed: bool,
     fields: Fields,
     /// The recipients, as the server has named them, if any policy adds or removes some.
     named: Vec<Vec<u8>>,
@@ -164,9 +188,9 @@ pub(super) struct Message {
 }
 
 impl Message {
-    /// One that begins, from a sender as the server names it.
-    pub(super) fn begin(instance: String, sender: &[u8], size_bytes: u64, fate: Fate) -> Self {
-        Self { instance, sender: bare(sender), size_bytes, fate, ..Self::default() }
+    /// One that begins.
+    pub(super) fn begin(instance: String, sender: String, size_bytes: u64, fate: Fate) -> Self {
+        Self { instance, sender, size_bytes, fate, ..Self::default() }
     }
 
     /// Whether there is room for another recipient.
@@ -178,6 +202,11 @@ impl Message {
     pub(super) fn name(&mut self, address: &[u8]) {
         self.named_bytes += address.len();
         self.named.push(address.to_owned());
+    }
+
+    /// Whether a recipient can be written down without loss, by his number.
+    pub(super) fn is_text(&self, number: usize) -> bool {
+        self.named.get(number).is_none_or(|path| std::str::from_utf8(path).is_ok())
     }
 
     /// Sees a header field.
@@ -218,6 +247,11 @@ impl Message {
             is_agreed &= agreement.allows(answer.action());
             answer.push(out);
         };
+        // What a stranger has read somewhere opens nothing, here and behind us.
+        let marks = self.fields.found.get(RELEASED_FIELD.to_ascii_lowercase().as_bytes());
+        for place in (1..=marks.copied().unwrap_or(0)).rev().filter(|_| !self.is_believed) {
+            say(Answer::RemoveHeader { place, name: RELEASED_FIELD.as_bytes() });
+        }
         if additions.is_some() {
             // Nobody else may say what scanners say.
             for (name, count) in &self.fields.found {
@@ -238,6 +272,7 @@ impl Message {
                 }
             }
             for (place, (name, value)) in (0..).zip(&edits.added) {
+                let value = &agreement.value(value.as_bytes());
                 say(Answer::InsertHeader { place, name, value });
             }
             for address in self.named.iter().filter(|_| edits.is_redirected()) {
@@ -253,11 +288,19 @@ impl Message {
             }
         }
         if let Some(additions) = additions {
-            additions.answers(has_subject(&self.collected)).into_iter().for_each(&mut say);
+            additions.say(agreement, &mut say);
+            for number in &additions.removed {
+                // As the server has named it, whatever bytes those are.
+                say(Answer::RemoveRecipient(self.named.get(*number).map_or(b"", Vec::as_slice)));
+            }
+            additions.added.iter().for_each(|path| say(Answer::AddRecipient(path)));
         }
         if is_held {
             say(Answer::Quarantine("held by mpp"));
         }
+        is_agreed &= additions.is_none_or(|additions| {
+            additions.removed.iter().all(|number| *number < self.named.len())
+        });
         // What nobody wanted when it was agreed on was not remembered either.
         is_agreed &= edits.is_none_or(|edits| {
             agreement.removed.cover(edits.removed())
@@ -300,8 +343,34 @@ pub(super) fn readable(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.get(..TEXT_BYTES_MAX).unwrap_or(bytes)).into_owned()
 }
 
-/// An address without its angle brackets.
+/// Parameters as a client says them, with a space between two. Such as are no UTF-8, which none may be
+/// (RFC 6531 section 3.4), are left out.
+pub(super) fn joined(parameters: Texts<'_>) -> String {
+    let mut text = String::new();
+    for parameter in parameters.filter_map(|it| std::str::from_utf8(it).ok()) {
+        if text.len() + parameter.len() >= TEXT_BYTES_MAX {
+            break;
+        }
+        text.push_str(if text.is_empty() { "" } else { " " });
+        text.push_str(parameter);
+    }
+    text
+}
+
+/// The address in what a client wrote for a path, as the mail server reads it.
 pub(super) fn bare(bytes: &[u8]) -> String {
+    if let Ok(path) = Path::resolve(bytes.get(..TEXT_BYTES_MAX).unwrap_or(bytes)) {
+        return path.as_str().to_owned();
+    }
     let inside = bytes.strip_prefix(b"<").and_then(|rest| rest.strip_suffix(b">"));
     readable(inside.unwrap_or(bytes))
+}
+
+/// The same, if the mail server has told in a macro what it made of it: that is whom it delivers to.
+/// Sendmail names local users without a domain there, which says less than the client did.
+pub(super) fn resolved(macro_value: &str, bytes: &[u8]) -> String {
+    match Path::resolve(macro_value.as_bytes()) {
+        Ok(path) if path.as_str().contains('@') => path.as_str().to_owned(),
+        _ => bare(bytes),
+    }
 }

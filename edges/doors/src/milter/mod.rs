@@ -7,6 +7,7 @@
 //! wants it, it is deferred.
 
 mod agreement;
+mod collected;
 mod message;
 mod scan;
 
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use mpp_engine::facts::Stage;
 use mpp_engine::verdict::Action;
-use mpp_hub::quarantine::Quarantine;
+use mpp_hub::quarantine::{Quarantine, RELEASED_FIELD};
 use mpp_hub::spool::Spool;
 use mpp_hub::trace::Speaker;
 use mpp_hub::{Desk, Hub, Judged, Order};
@@ -28,10 +29,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use self::agreement::{Agreement, Offer, Wishes};
-use self::message::{Client, Fate, Known, Message, UNKNOWN, bare, readable};
+use self::message::{Client, Fate, Known, Message, UNKNOWN, joined, readable, resolved};
 use self::scan::Outcome;
 use crate::dialogue;
 use crate::listen::Connection;
+use crate::mark;
 use crate::scanning::Named;
 
 /// Bytes read at once.
@@ -135,7 +137,7 @@ impl Session {
                         if let Err(wrong) = self.answer(event, &mut out).await {
                             break Some(Some(wrong));
                         }
-                        if self.agreement.as_ref().is_some_and(|agreement| agreement.scans) {
+                        if self.agreement.as_ref().is_some_and(|agreement| agreement.collects) {
                             decoder.hand_out_content();
                         }
                         if let Some((client, step)) = step {
@@ -186,12 +188,14 @@ impl Session {
                 self.begin(address, parameters);
                 self.step(Stage::Mail, protocol::QUIET_MAIL, out).await;
             }
-            Event::Recipient { address, .. } => self.recipient(address, out).await,
+            Event::Recipient { address, parameters } => {
+                self.recipient((address, parameters), out).await;
+            }
             Event::Data => drop(self.step(Stage::Data, 0, out).await),
             Event::Header { name, is_cut, size_bytes } => {
                 self.header((name, is_cut), size_bytes, out);
             }
-            Event::Body(size_bytes) => self.body(size_bytes, out),
+            Event::Body { size_bytes, is_last } => self.body((size_bytes, is_last), out),
             Event::EndOfMessage => self.end(out).await,
             // Negotiated away; a server that cannot leave them out wants an answer to each.
             Event::EndOfHeaders | Event::Unknown => Answer::Continue.push(out),
@@ -249,7 +253,7 @@ impl Session {
             Event::Recipient { .. } => ("RCPT", has_message),
             Event::Data => ("DATA", has_message),
             Event::Header { .. } | Event::EndOfHeaders => ("a header", has_message),
-            Event::Body(_) | Event::Content { .. } => ("a body", has_message),
+            Event::Body { .. } | Event::Content { .. } => ("a body", has_message),
             Event::EndOfMessage => ("the end of a message", has_message),
             Event::Unknown => ("a command", has_client),
             Event::Abort => ("an abort", is_agreed),
@@ -267,6 +271,7 @@ impl Session {
             needs: live.configuration.policies.needs(),
             size: live.configuration.policies.count_bytes(),
             scans: live.configuration.policies.scan(),
+            marks: self.door.quarantine.is_some(),
         };
         let agreement = Agreement::new(offer, &wishes)?;
         agreement.push(out);
@@ -301,8 +306,14 @@ impl Session {
         });
         let size = size.and_then(|size| std::str::from_utf8(size).ok()?.parse().ok());
         let instance = format!("milter.{:x}.{:x}", self.number, self.messages);
+        let all = joined(parameters.clone());
         let fate = self.known.client.as_ref().map(|client| client.fate).unwrap_or_default();
-        self.known.message = Some(Message::begin(instance, address, size.unwrap_or(0), fate));
+        let sender = resolved(&self.known.noted.sender, address);
+        let mut message = Message::begin(instance, sender, size.unwrap_or(0), fate);
+        message.parameters = all;
+        message.is_believed = self.door.quarantine.is_some()
+            && mark::is_believed(self.client(), &self.door.hub.live().configuration);
+        self.known.message = Some(message);
     }
 
     /// The message is over, and was not taken.
@@ -312,8 +323,9 @@ impl Session {
         }
     }
 
-    async fn recipient(&mut self, address: &[u8], out: &mut Vec<u8>) {
-        let recipient = bare(address);
+    async fn recipient(&mut self, said: (&[u8], Texts<'_>), out: &mut Vec<u8>) {
+        let (address, parameters) = said;
+        let recipient = self.known.noted.recipient(address);
         let agreement = self.agreement.as_ref();
         let hears = agreement.is_some_and(Agreement::hears_of_rejected);
         let is_named = agreement.is_some_and(Agreement::names_recipients);
@@ -336,7 +348,7 @@ impl Session {
             message.last_recipient = recipient;
             message.collected.named.push(Named {
                 path: String::from_utf8_lossy(address).into_owned(),
-                parameters: String::new(),
+                parameters: joined(parameters),
                 order: self.order.take(),
                 held_by: None,
             });
@@ -347,6 +359,10 @@ impl Session {
     }
 
     fn header(&mut self, field: (&[u8], bool), size_bytes: usize, out: &mut Vec<u8>) {
+        let is_mark = field.0.trim_ascii_end().eq_ignore_ascii_case(RELEASED_FIELD.as_bytes());
+        if let Some(message) = self.known.message.as_mut().filter(|_| is_mark) {
+            message.collected.has_mark |= message.is_believed;
+        }
         self.begin_collecting();
         if let (Some(message), Some(agreement)) = (&mut self.known.message, &self.agreement) {
             message.see(field, &agreement.removed);
@@ -358,13 +374,14 @@ impl Session {
         }
     }
 
-    fn body(&mut self, size_bytes: usize, out: &mut Vec<u8>) {
+    fn body(&mut self, (size_bytes, is_last): (usize, bool), out: &mut Vec<u8>) {
         self.begin_collecting();
         if let Some(message) = &mut self.known.message {
             message.collected.body();
             message.measure(size_bytes);
         }
-        if !self.is_quiet(protocol::QUIET_BODY) {
+        // What comes with the end of the message is answered with it.
+        if !is_last && !self.is_quiet(protocol::QUIET_BODY) {
             Answer::Continue.push(out);
         }
     }
@@ -381,7 +398,9 @@ impl Session {
         let judged = self.judge(Stage::EndOfMessage, "").await;
         let is_refused = judged.as_ref().is_some_and(|judged| judged.reply.is_some());
         let is_thrown_away = fate_of(judged.as_ref()) == Fate::Discarded;
-        let looks_into = judged.is_some() && !is_refused && !is_thrown_away;
+        let has_mark =
+            self.known.message.as_ref().is_some_and(|message| message.collected.has_mark);
+        let looks_into = judged.is_some() && !is_refused && (!is_thrown_away || has_mark);
         let is_collected = looks_into
             && self.known.message.as_ref().is_some_and(|message| message.collected.is_begun());
         let outcome = if is_collected { Some(self.look_into().await) } else { None };
@@ -410,6 +429,7 @@ impl Session {
             }
             (None, Some(Outcome::NotNow)) => CANNOT.push(out),
             (None, Some(Outcome::Gone)) => Answer::Discard.push(out),
+            (None, Some(Outcome::AsItCame)) => Answer::Continue.push(out),
             (None, _) if fate == Fate::Discarded => Answer::Discard.push(out),
             (None, Some(Outcome::Passes(_)) | None) => {
                 let additions = match &outcome {

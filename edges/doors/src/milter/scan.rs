@@ -1,49 +1,37 @@
 //! Messages that scanners look into, behind the milter: collected as the server shows them, and then
 //! refused, marked, held, or taken from some of their recipients, with the actions that were agreed on.
 
-use std::io;
 use std::sync::Arc;
 
 use mpp_engine::facts::Stage;
 use mpp_engine::scan::{Class, Fate, Plan, Scanned};
 use mpp_engine::verdict::{Action, Cause, Verdict};
-use mpp_hub::quarantine::Holding;
+use mpp_hub::quarantine::{Holding, Mark, RELEASED_FIELD};
 use mpp_hub::scanner::Letter;
-use mpp_hub::spool::{Spooled, Writer};
+use mpp_hub::spool::Spooled;
+use mpp_wire::header;
 use mpp_wire::milter_answer::Answer;
 
-use super::{CONTEXT, Session};
+use super::agreement::Agreement;
+use super::collected::Marked;
+use super::{CONTEXT, Message, Session};
+use crate::mark;
+use crate::proxy::rewrite::HEAD_BYTES_MAX;
 use crate::proxy::trace_header::received_from;
 use crate::scanning::{self, Found, Named};
 
-/// So much of a subject is kept to be marked.
-const SUBJECT_BYTES_MAX: usize = 900;
 /// Header fields of scanners, which only we may say.
 pub(super) const OURS: [&str; 4] = ["X-Spam-Flag", "X-Spam-Score", "X-Spam-Status", "X-Spam-Level"];
-
-/// A message that is collected.
-#[derive(Debug, Default)]
-pub(super) struct Collected {
-    /// The recipients, with what their policies want.
-    pub(super) named: Vec<Named>,
-    spool: Option<Writer>,
-    /// Why it could not be collected.
-    trouble: Option<String>,
-    is_in_body: bool,
-    is_subject: bool,
-    subject: Option<Vec<u8>>,
-    last: u8,
-}
 
 /// What is to be done to a message besides what its policies do to all.
 #[derive(Debug, Default)]
 pub(super) struct Additions {
     /// Header fields that are put in: name and value.
     pub(super) headers: Vec<(String, String)>,
-    /// Another subject.
-    pub(super) subject: Option<String>,
-    /// Recipients who do not get it, as the server has named them.
-    pub(super) removed: Vec<String>,
+    /// What becomes of the subject.
+    pub(super) subject: Option<Marked>,
+    /// The numbers of recipients who do not get it.
+    pub(super) removed: Vec<usize>,
     /// Who gets it instead.
     pub(super) added: Vec<String>,
 }
@@ -58,93 +46,20 @@ pub(super) enum Outcome {
     Gone,
     /// Taken.
     Passes(Additions),
-}
-
-impl Collected {
-    /// Whether it has to be collected.
-    pub(super) fn is_wanted(&self) -> bool {
-        scanning::is_spooled(&self.named)
-    }
-
-    /// Whether it is collected, or should have been.
-    pub(super) fn is_begun(&self) -> bool {
-        self.spool.is_some() || self.trouble.is_some()
-    }
-
-    /// A header field begins.
-    pub(super) fn field(&mut self, name: &[u8]) {
-        if self.spool.is_none() {
-            return;
-        }
-        self.is_subject = name.eq_ignore_ascii_case(b"subject") && self.subject.is_none();
-        if self.is_subject {
-            self.subject = Some(Vec::new());
-        }
-        self.write(&[name, b": "].concat());
-        self.last = 0;
-    }
-
-    /// A part of a value or of the body.
-    pub(super) fn content(&mut self, bytes: &[u8], is_last: bool) {
-        if self.spool.is_none() {
-            return;
-        }
-        if self.is_in_body {
-            return self.write(bytes);
-        }
-        let value = if is_last { bytes.strip_suffix(&[0]).unwrap_or(bytes) } else { bytes };
-        if let Some(subject) = self.subject.as_mut().filter(|_| self.is_subject) {
-            let room = SUBJECT_BYTES_MAX.saturating_sub(subject.len());
-            subject.extend_from_slice(value.get(..room.min(value.len())).unwrap_or_default());
-        }
-        // Folded lines come with LF alone.
-        let mut text = Vec::with_capacity(value.len() + 2);
-        for byte in value {
-            if *byte == b'\n' && self.last != b'\r' {
-                text.push(b'\r');
-            }
-            text.push(*byte);
-            self.last = *byte;
-        }
-        if is_last {
-            text.extend_from_slice(b"\r\n");
-        }
-        self.write(&text);
-    }
-
-    /// The body begins, if it has not.
-    pub(super) fn body(&mut self) {
-        if !std::mem::replace(&mut self.is_in_body, true) {
-            self.write(b"\r\n");
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        let Some(spool) = &mut self.spool else { return };
-        if let Err(error) = spool.write(bytes) {
-            self.trouble = Some(error.to_string());
-            self.spool = None;
-        }
-    }
-
-    fn finish(&mut self) -> io::Result<Arc<Spooled>> {
-        self.body();
-        match (self.spool.take(), self.trouble.take()) {
-            (Some(spool), _) => Ok(spool.finish()),
-            (None, trouble) => Err(io::Error::other(trouble.unwrap_or_default())),
-        }
-    }
+    /// Taken, and nothing is done to it.
+    AsItCame,
 }
 
 impl Session {
     /// Begins to collect a message, if somebody wants to see it.
     pub(super) fn begin_collecting(&mut self) {
-        let is_agreed = self.agreement.as_ref().is_some_and(|agreement| agreement.scans);
+        let is_agreed = self.agreement.as_ref().is_some_and(|agreement| agreement.collects);
         let Some(message) = self.known.message.as_mut().filter(|_| is_agreed) else { return };
         if !message.collected.is_wanted() || message.collected.is_begun() {
             return;
         }
-        message.collected.spool = Some(self.door.spool.begin());
+        let has_blanks = self.agreement.as_ref().is_some_and(Agreement::has_blanks);
+        message.collected.begin(self.door.spool.begin(), has_blanks);
         if let Some(client) = &self.known.client {
             // The server adds its own only later, and scanners look who the client was.
             let who = (&*client.helo, &*client.name, client.address);
@@ -169,13 +84,15 @@ impl Session {
         let named =
             self.known.message.as_mut().map(|message| std::mem::take(&mut message.collected.named));
         let named = named.unwrap_or_default();
+        let (mark, released) = self.released(&text, &named).await;
         let found = scanning::look_into(&hub, letter, &named).await;
         if found.iter().any(|found| found.scanned.waits) {
             let worst = scanning::worst(&found);
             self.conclude((Action::Defer, Cause::Unavailable), &worst, Fate::Deliver);
             return Outcome::NotNow;
         }
-        let fates = scanning::fates(&named, &found, false);
+        let mut fates = scanning::fates(&named, &found, false);
+        mark::excuse(&mut fates, (&named, &found), &released);
         let (plan, worst) = (Plan::of(&fates), scanning::worst(&found));
         if plan.is_rejected {
             let cause = if worst.class == Class::Virus { Cause::Virus } else { Cause::Content };
@@ -188,6 +105,13 @@ impl Session {
         if let Err(trouble) = self.hold(&plan, (&named, &worst), &text).await {
             crate::warn(&format!("quarantine: {trouble}"));
             return Outcome::NotNow;
+        }
+        if let (Some(mark), Some(quarantine)) = (&mark, &self.door.quarantine) {
+            quarantine.has_passed(mark, &released).await;
+        }
+        if mark::is_excused(&fates, &released) {
+            self.conclude((Action::Accept, Cause::None), &worst, Fate::Deliver);
+            return Outcome::AsItCame;
         }
         self.learn(&found).await;
         let goes_on = plan.deliver.len() + plan.tag.len() + plan.redirect.len() > 0;
@@ -204,6 +128,25 @@ impl Session {
         Outcome::Passes(self.additions(&named, &fates, &found))
     }
 
+    /// For which recipients somebody has let this message out of the quarantine, and its mark.
+    async fn released(&self, text: &Arc<Spooled>, named: &[Named]) -> (Option<Mark>, Vec<bool>) {
+        let has_mark = |message: &&Message| message.collected.has_mark;
+        let message = self.known.message.as_ref().filter(has_mark);
+        let (Some(quarantine), Some(_)) = (&self.door.quarantine, message) else {
+            return (None, Vec::new());
+        };
+        let head = text.head(HEAD_BYTES_MAX).unwrap_or_default();
+        let Some(value) = header::value(&head, RELEASED_FIELD) else { return (None, Vec::new()) };
+        let names = |named: &Named| {
+            let first = mark::named_first(&named.parameters);
+            first.into_iter().chain([super::message::bare(named.path.as_bytes())]).collect()
+        };
+        let recipients = named.iter().map(names).collect();
+        let mark = Mark { value: value.to_vec(), door: CONTEXT.into(), recipients };
+        let released = quarantine.released(&mark, text).await;
+        (Some(mark), released)
+    }
+
     fn letter(&self, text: &Arc<Spooled>) -> Option<Letter> {
         let (client, message) = (self.known.client.as_ref()?, self.known.message.as_ref()?);
         let named = message.collected.named.iter();
@@ -212,7 +155,7 @@ impl Session {
             client_name: client.name.clone(),
             helo: client.helo.clone(),
             sender: message.sender.clone(),
-            recipients: named.map(|named| super::bare(named.path.as_bytes())).collect(),
+            recipients: named.map(|named| super::message::bare(named.path.as_bytes())).collect(),
             sasl_user: self.known.noted.sasl_user.clone(),
             queue_id: self.known.noted.queue_id.clone(),
             results: Vec::new(),
@@ -254,7 +197,10 @@ impl Session {
         let (Some(client), Some(message)) = (&self.known.client, &self.known.message) else {
             return Err("nothing is known of it".into());
         };
-        let bare = |path: &str| super::bare(path.as_bytes());
+        if !plan.quarantine.iter().all(|number| message.is_text(*number)) {
+            return Err("a recipient's address is no UTF-8".into());
+        }
+        let bare = |path: &str| super::message::bare(path.as_bytes());
         let wanted = (named, &*plan.quarantine);
         let (recipients, reason) = scanning::held_for(&self.door.hub, wanted, (worst, bare)).await;
         let tests: Vec<&str> = worst.findings.iter().map(|finding| &*finding.tests).collect();
@@ -268,6 +214,7 @@ impl Session {
             helo: client.helo.clone(),
             sasl_user: self.known.noted.sasl_user.clone(),
             sender: message.sender.clone(),
+            parameters: message.parameters.clone(),
             recipients,
             reason,
             points,
@@ -292,16 +239,16 @@ impl Session {
                 additions.headers.push((name.to_owned(), value.to_owned()));
             }
         }
-        for (named, fate) in named.iter().zip(fates) {
+        for (number, (named, fate)) in named.iter().zip(fates).enumerate() {
             let redirected = named.scanning().map(|scanning| scanning.redirect_to.clone());
             match fate {
                 Fate::Deliver | Fate::Tag => {}
                 Fate::Redirect => {
-                    additions.removed.push(named.path.clone());
+                    additions.removed.push(number);
                     additions.added.extend(redirected.map(|address| format!("<{address}>")));
                 }
                 Fate::Quarantine | Fate::Discard | Fate::Reject => {
-                    additions.removed.push(named.path.clone());
+                    additions.removed.push(number);
                 }
             }
         }
@@ -313,37 +260,31 @@ impl Session {
         });
         if let Some(mark) = mark.filter(|_| is_marked) {
             let message = self.known.message.as_ref();
-            let subject = message.and_then(|message| message.collected.subject.as_deref());
-            let old = String::from_utf8_lossy(subject.unwrap_or_default()).into_owned();
-            let old = old.trim_start();
-            additions.subject =
-                Some(if old.starts_with(&mark) { old.to_owned() } else { format!("{mark} {old}") });
+            additions.subject = message.and_then(|message| message.collected.marked(&mark));
         }
         additions
     }
 }
 
 impl Additions {
-    /// Says it; returns the answers in their order.
-    pub(super) fn answers(&self, has_subject: bool) -> Vec<Answer<'_>> {
-        let mut answers = Vec::new();
-        for (place, (name, value)) in (0..).zip(&self.headers) {
-            answers.push(Answer::InsertHeader { place, name, value });
+    /// Says what becomes of the header.
+    pub(super) fn say(&self, agreement: &Agreement, say: &mut impl FnMut(Answer<'_>)) {
+        let headers = (0..).zip(&self.headers);
+        for (place, (name, value)) in headers {
+            let value = &agreement.value(value.as_bytes());
+            say(Answer::InsertHeader { place, name, value });
         }
-        if let Some(value) = &self.subject {
-            answers.push(if has_subject {
-                Answer::ChangeHeader { place: 1, name: "Subject", value }
-            } else {
-                Answer::AddHeader { name: "Subject", value }
-            });
+        match &self.subject {
+            Some(Marked::Changed { name, value }) => {
+                say(Answer::ChangeHeader { place: 1, name, value });
+            }
+            // With the other fields of ours: a broken header may end anywhere.
+            Some(Marked::New(mark)) => {
+                let place = u32::try_from(self.headers.len()).unwrap_or(u32::MAX);
+                let value = &agreement.value(mark.as_bytes());
+                say(Answer::InsertHeader { place, name: "Subject", value });
+            }
+            None => {}
         }
-        answers.extend(self.removed.iter().map(|path| Answer::RemoveRecipient(path.as_bytes())));
-        answers.extend(self.added.iter().map(|path| Answer::AddRecipient(path)));
-        answers
     }
-}
-
-/// Whether a subject came with the message.
-pub(super) fn has_subject(collected: &Collected) -> bool {
-    collected.subject.is_some()
 }

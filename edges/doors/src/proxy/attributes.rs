@@ -8,11 +8,13 @@ use super::client::Client;
 /// A value may be so long.
 const VALUE_BYTES_MAX: usize = 255;
 
-/// Takes what a peer says of the client, all of it or nothing. XCLIENT knows LOGIN, XFORWARD knows
-/// IDENT and SOURCE.
+/// Takes what a peer says of the client. XCLIENT knows LOGIN, XFORWARD knows IDENT and SOURCE.
+///
+/// The names are the peer's, and one that is not known is a mistake of it. Values are often what a
+/// stranger has said to it (HELO): whatever they are, they must not cost the others.
 ///
 /// # Errors
-/// The reply to what cannot be read.
+/// The reply to what is no list of attributes; nothing is taken of it.
 pub(crate) fn take(
     attributes: &str,
     (client, peer): (&mut Client, Option<IpAddr>),
@@ -22,7 +24,7 @@ pub(crate) fn take(
     let mut read = Vec::new();
     for attribute in attributes.split(' ').filter(|word| !word.is_empty()) {
         let (name, value) = attribute.split_once('=').ok_or(SYNTAX)?;
-        let value = from_xtext(value).ok_or(SYNTAX)?;
+        let value = from_xtext(value);
         let is_nothing = ["[UNAVAILABLE]", "[TEMPUNAVAIL]"]
             .iter()
             .any(|nothing| value.eq_ignore_ascii_case(nothing));
@@ -46,9 +48,9 @@ pub(crate) fn take(
                 client.name = value;
             }
             "ADDR" => {
-                let text = value.get(..5).filter(|head| head.eq_ignore_ascii_case("IPV6:"));
-                let text = text.and_then(|head| value.get(head.len()..)).unwrap_or(&value);
-                client.address = text.parse().ok().map(|it: IpAddr| it.to_canonical()).or(peer);
+                let told = mpp_address::host_address(&value);
+                client.is_ours &= told.is_none();
+                client.address = told.or(peer);
             }
             "PORT" => client.port = value.parse().unwrap_or(0),
             "PROTO" => client.protocol = value,
@@ -102,31 +104,58 @@ pub(crate) fn xforward(client: &Client, ident: &str, taken: &[String]) -> Vec<St
     lines
 }
 
-/// A value in xtext (RFC 3461 section 4); nothing if it is none, or holds what no value may.
-fn from_xtext(value: &str) -> Option<String> {
+/// A value that was written in xtext (RFC 3461 section 4), made fit to be judged, shown and passed on:
+/// what is no xtext is taken as it is, what is no letter is a question mark, and what is too long is cut
+/// off.
+fn from_xtext(value: &str) -> String {
     let mut bytes = Vec::with_capacity(value.len());
-    let mut rest = value.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'+' {
+    let mut rest = value.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        let escaped = behind.first_chunk().copied().and_then(hexadecimal);
+        if let (b'+', Some(byte)) = (first, escaped) {
             bytes.push(byte);
-            continue;
+            rest = behind.get(2..).unwrap_or_default();
+        } else {
+            bytes.push(*first);
+            rest = behind;
         }
-        let (high, low) =
-            (char::from(rest.next()?).to_digit(16)?, char::from(rest.next()?).to_digit(16)?);
-        bytes.push(u8::try_from(high * 16 + low).ok()?);
     }
-    let is_fine = bytes.iter().all(u8::is_ascii_graphic);
-    (is_fine && bytes.len() <= VALUE_BYTES_MAX).then(|| String::from_utf8(bytes).ok()).flatten()
+    let is_letter = |letter: char| !letter.is_control() && !letter.is_whitespace();
+    let decoded = String::from_utf8_lossy(&bytes);
+    let letters =
+        decoded.chars().map(|it| if is_letter(it) && it != '\u{fffd}' { it } else { '?' });
+    let mut text = String::with_capacity(bytes.len());
+    for letter in letters {
+        if text.len() + letter.len_utf8() > VALUE_BYTES_MAX {
+            break;
+        }
+        text.push(letter);
+    }
+    text
+}
+
+fn hexadecimal(digits: [u8; 2]) -> Option<u8> {
+    let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
+    u8::try_from(high? * 16 + low?).ok()
 }
 
 /// A value as xtext, cut off where it is too long; what no value may hold is a question mark.
 fn to_xtext(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
-    for byte in value.bytes().take(VALUE_BYTES_MAX) {
-        match byte {
-            b'+' | b'=' => drop(write!(text, "+{byte:02X}")),
-            byte if byte.is_ascii_graphic() => text.push(char::from(byte)),
-            _ => text.push('?'),
+    let mut left = VALUE_BYTES_MAX;
+    for letter in value.chars() {
+        let Some(rest) = left.checked_sub(letter.len_utf8()) else { break };
+        left = rest;
+        match letter {
+            '+' | '=' => drop(write!(text, "+{:02X}", u32::from(letter))),
+            letter if letter.is_ascii_graphic() => text.push(letter),
+            letter if letter.is_ascii() || letter.is_control() => text.push('?'),
+            letter => {
+                for byte in letter.encode_utf8(&mut [0; 4]).bytes() {
+                    // Writing to a string cannot fail.
+                    let _ = write!(text, "+{byte:02X}");
+                }
+            }
         }
     }
     text
@@ -157,13 +186,45 @@ mod tests {
     #[test]
     fn what_cannot_be_read_changes_nothing() {
         let mut client = Client::default();
-        for said in ["ADDR", "NAME=x HELO=+0D+0A", "NAME=x WHAT=y", "NAME=x LOGIN=bob", "NAME=+zz"]
-        {
+        for said in ["ADDR", "NAME=x WHAT=y", "NAME=x LOGIN=bob"] {
             assert!(take(said, (&mut client, None), false).is_err(), "{said}");
             assert_eq!(client.name, "");
         }
         assert!(take("LOGIN=bob DESTPORT=25", (&mut client, None), true).is_ok());
         assert_eq!(client.login, "bob");
         assert!(take("IDENT=x", (&mut client, None), true).is_err());
+    }
+
+    #[test]
+    fn one_bad_value_of_a_stranger_costs_no_other() {
+        let long = format!("HELO={}", "x".repeat(400));
+        for (said, helo) in [
+            ("HELO=+C3+A4rzte-pc.example", "ärzte-pc.example"),
+            ("HELO=my+20pc", "my?pc"),
+            ("HELO=+E4rzte-pc", "?rzte-pc"),
+            ("HELO=a+0D+0Ab", "a??b"),
+            ("HELO=a+1B[2J", "a?[2J"),
+            ("HELO=+zz", "+zz"),
+            ("HELO=+", "+"),
+            ("HELO=a=b", "a=b"),
+            ("HELO=", ""),
+            (&*long, &*"x".repeat(255)),
+        ] {
+            let mut client = Client::default();
+            let said = format!("NAME=mx.a.example {said} ADDR=192.0.2.7 IDENT=4Abc");
+            take(&said, (&mut client, None), false).unwrap();
+            assert_eq!(client.helo, helo, "{said}");
+            assert_eq!((&*client.name, &*client.queue_id), ("mx.a.example", "4Abc"));
+            assert_eq!(client.address, "192.0.2.7".parse().ok());
+            let taken = ["HELO".to_owned()];
+            for line in xforward(&client, "", &taken) {
+                // The next one reads the same.
+                let mut next = Client::default();
+                let said = line.trim_end().trim_start_matches("XFORWARD ");
+                take(said, (&mut next, None), false).unwrap();
+                assert_eq!(next.helo, client.helo);
+                assert!(line.len() <= 512 + 400, "{line}");
+            }
+        }
     }
 }

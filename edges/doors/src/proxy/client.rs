@@ -20,6 +20,9 @@ pub(crate) struct Client {
     pub(crate) login: String,
     pub(crate) protocol: String,
     pub(crate) queue_id: String,
+    /// Whether it is a server of this site that the configuration names, and speaks for itself: its
+    /// health checks, bounces and notices are no stranger's.
+    pub(crate) is_ours: bool,
     /// Whether it is one of this host (XFORWARD's SOURCE).
     pub(crate) is_local: bool,
     /// The names that are looked up now.
@@ -30,6 +33,12 @@ impl Client {
     pub(crate) fn at(peer: Option<SocketAddr>) -> Self {
         let address = peer.map(|peer| peer.ip().to_canonical());
         Self { address, port: peer.map_or(0, |peer| peer.port()), ..Self::default() }
+    }
+
+    /// The client of one message that this one, a mail server, begins to tell of: nothing is known of it
+    /// yet, and where no address follows it is a program of this server's.
+    pub(crate) fn forwarding(&self) -> Self {
+        Self { address: self.address, is_ours: self.is_ours, ..Self::default() }
     }
 
     /// Begins to look its names up.

@@ -19,6 +19,7 @@ const PIECE_BYTES: usize = 32 * 1024;
 const STUFFING_BYTES: usize = 256;
 
 /// Recipients who get a message in the same way.
+#[derive(Default)]
 pub(crate) struct Group {
     /// Path and parameters of each.
     pub(crate) recipients: Vec<(String, String)>,
@@ -32,6 +33,8 @@ pub(crate) struct Group {
     pub(crate) edits: Option<Edits>,
     /// Whether it goes to somebody else than the client named.
     pub(crate) is_redirected: bool,
+    /// Whether nothing at all is done to it.
+    pub(crate) is_as_it_came: bool,
 }
 
 impl Session {
@@ -50,9 +53,8 @@ impl Session {
         let host = self.setup.proxy.name_of_host.clone();
         let Some(message) = &mut self.transaction else { return Err(gone()) };
         let Some(hop) = &mut message.hop else { return Err(gone()) };
-        let reply = hop.say("DATA\r\n").await?;
-        if reply.code != 354 {
-            return Ok(reply);
+        if let Some(refusal) = hop.data().await? {
+            return Ok(refusal);
         }
         message.is_text = true;
         let cuts = cuts_of(text, &group.strip)?;
@@ -74,7 +76,7 @@ impl Session {
         // The header ends before the first part that could go.
         let first = cuts.first().map_or(HEAD_BYTES_MAX, |cut| cut.range.start);
         let head = text.head(HEAD_BYTES_MAX.min(first))?;
-        let rewritten = rewrite.of(&head);
+        let rewritten = if group.is_as_it_came { head.to_vec() } else { rewrite.of(&head) };
         let mut place = head.len() as u64;
         drop(head);
         let mut stuffed = Vec::with_capacity(rewritten.len() + STUFFING_BYTES);
@@ -116,7 +118,7 @@ impl Session {
         if let Some(hop) = &mut message.hop
             && message.is_begun
         {
-            hop.say("RSET\r\n").await?;
+            hop.forget().await?;
         }
         message.is_begun = false;
         if message.hop.is_none() {
@@ -135,7 +137,7 @@ impl Session {
             match message.name(&setup.proxy, client, (path, parameters)).await? {
                 Said::Reply(reply) if reply.is_positive() => count += 1,
                 Said::Reply(reply) => return Ok(Some(reply)),
-                Said::Cannot(text) => return Err(io::Error::other(text.trim_end())),
+                Said::Cannot(own) => return Err(io::Error::other(own.1)),
             }
         }
         message.at_hop = Some(count);

@@ -1,9 +1,9 @@
 //! HELO, MAIL and RCPT, and what peers say of their clients.
 
-use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 
+use mpp_address::Path;
 use mpp_config::proxy::{Proxy, Taking};
 use mpp_engine::facts::Stage;
 use mpp_engine::verdict::{Action, Cause, Verdict};
@@ -13,7 +13,7 @@ use super::attributes;
 use super::client::Client;
 use super::gate::Tally;
 use super::offers::Offers;
-use super::reply::{self, NO_HOP};
+use super::reply::{self, Answer, NO_HOP, Own};
 use super::session::{Next, Session, asked};
 use super::transaction::{Parameters, Said, Transaction, knows_parameters};
 use crate::scanning::Named;
@@ -26,12 +26,13 @@ const OFFERS_TIMEOUT: Duration = Duration::from_secs(5);
 impl Session {
     pub(super) async fn helo(&mut self, name: String, is_extended: bool) -> io::Result<Next> {
         self.reset();
+        self.forget_forwarded();
         if self.client.helo.is_empty() || self.setup.proxy.is_gateway() {
             self.client.helo = name;
         }
         self.is_extended = is_extended;
         if let Some(refusal) = self.judge(Stage::Helo).await {
-            return Ok(self.refused(&refusal));
+            return Ok(self.answer(&refusal));
         }
         let host = self.setup.proxy.name_of_host.clone();
         if !is_extended {
@@ -111,6 +112,10 @@ impl Session {
         if self.transaction.is_some() {
             return self.wrong("503 5.5.1 Not within a message\r\n");
         }
+        if self.forwarder.is_none() {
+            let client = self.client.forwarding();
+            self.forwarder = Some(std::mem::replace(&mut self.client, client));
+        }
         match attributes::take(attributes, (&mut self.client, self.peer), false) {
             Ok(()) => self.say("250 2.0.0 Ok\r\n"),
             Err(reply) => self.wrong(reply),
@@ -139,14 +144,14 @@ impl Session {
             .is_none_or(|it| networks.local.contains(it) || networks.trusted.contains(it));
         self.is_greeted = false;
         if let Some(refusal) = self.judge(Stage::Connect).await {
-            self.bye(&refusal).await?;
+            self.bye(&refusal.text).await?;
             return Ok(Next::Close);
         }
         let greeting = format!("220 {} ESMTP mpp\r\n", self.setup.proxy.name_of_host);
         Ok(self.say(&greeting))
     }
 
-    pub(super) async fn mail(&mut self, path: String, parameters: String) -> io::Result<Next> {
+    pub(super) async fn mail(&mut self, path: Path, parameters: String) -> io::Result<Next> {
         let proxy = &self.setup.proxy;
         let limits = &proxy.limits;
         let is_gateway = proxy.is_gateway();
@@ -176,35 +181,37 @@ impl Session {
         if is_gateway && parameters.size.is_some_and(|size| size > most) {
             return Ok(self.wrong("552 5.3.4 Message too big\r\n"));
         }
-        if is_gateway && !path.is_ascii() && !parameters.is_utf8 {
+        if is_gateway && !path.as_str().is_ascii() && !parameters.is_utf8 {
             return Ok(self.wrong("553 5.6.7 This address needs SMTPUTF8\r\n"));
         }
         self.messages += 1;
         self.transaction = Some(Box::new(Transaction {
             instance: format!("{}.{:x}", self.id, self.messages),
-            sender: path,
+            sender: path.as_str().to_owned(),
             parameters,
             ..Transaction::default()
         }));
         if let Some(refusal) = self.judge(Stage::Mail).await {
             self.reset();
-            return Ok(self.refused(&refusal));
+            self.count_idle();
+            return Ok(self.answer(&refusal));
         }
         Ok(self.say("250 2.1.0 Ok\r\n"))
     }
 
-    pub(super) async fn rcpt(&mut self, path: String, parameters: String) -> io::Result<Next> {
+    pub(super) async fn rcpt(&mut self, named: Path, parameters: String) -> io::Result<Next> {
         let proxy = std::sync::Arc::clone(&self.setup.proxy);
         let Some(message) = &mut self.transaction else {
             return Ok(self.wrong("503 5.5.1 MAIL first\r\n"));
         };
+        let path = named.as_str().to_owned();
         message.last_recipient.clone_from(&path);
-        let route = match self.may_be_named(&proxy, &path, &parameters) {
+        let route = match self.may_be_named(&proxy, &named, &parameters) {
             Ok(route) => route,
-            Err(reply) => return Ok(self.wrong(&reply)),
+            Err(answer) => return Ok(self.not_named(&answer)),
         };
         if let Some(refusal) = self.judge(Stage::Rcpt).await {
-            return Ok(self.refused(&refusal));
+            return Ok(self.not_named(&refusal));
         }
         let Some(message) = &mut self.transaction else { return Ok(Next::GoOn) };
         message.route = Some(route);
@@ -223,41 +230,55 @@ impl Session {
             self.door.hub.take_back(&message.instance, &mut self.desk);
         }
         match said {
-            Some(Said::Reply(reply)) => {
-                reply::push(&reply, &mut self.out);
-                let is_permanent = reply.code >= 500 && proxy.is_gateway();
-                Ok(if is_permanent { self.wrong("") } else { self.say("") })
+            Some(Said::Reply(reply)) if reply.is_positive() => {
+                let answer = Answer::from(&reply);
+                Ok(self.answer(&answer))
             }
-            Some(Said::Cannot(reply)) => Ok(self.wrong(reply)),
+            Some(Said::Reply(reply)) => Ok(self.not_named(&Answer::from(&reply))),
+            Some(Said::Cannot(own)) => Ok(self.not_named(&own.into())),
             None => {
                 Tally::more(&self.tally().unanswered);
-                Ok(self.say(NO_HOP))
+                Ok(self.not_named(&NO_HOP.into()))
             }
         }
+    }
+
+    /// A recipient that is not taken. "Not now" is no error of whoever asked; so many of them as a
+    /// message may have recipients are the normal course of a large one (greylisting, more recipients
+    /// than one message may have), and more are not.
+    fn not_named(&mut self, answer: &Answer) -> Next {
+        let most = self.setup.proxy.limits.recipients;
+        if let Some(message) = &mut self.transaction {
+            message.not_named += 1;
+            if message.not_named > most {
+                self.count_error();
+            }
+        }
+        self.answer(answer)
     }
 
     /// Whether a recipient may be named at all, and the number of its hop, or the reply.
     fn may_be_named(
         &mut self,
         proxy: &Proxy,
-        path: &str,
+        path: &Path,
         parameters: &str,
-    ) -> Result<usize, String> {
-        let Some(message) = &self.transaction else { return Err(String::new()) };
+    ) -> Result<usize, Answer> {
+        let Some(message) = &self.transaction else { return Err(NO_HOP.into()) };
         if message.is_chunked {
-            return Err("503 5.5.1 The text has begun\r\n".into());
+            return Err(Own(503, "5.5.1 The text has begun").into());
         }
         if !proxy.is_gateway() {
             return Ok(0);
         }
         if message.recipients >= proxy.limits.recipients {
-            return Err("452 4.5.3 Too many recipients\r\n".into());
+            return Err(Own(452, "4.5.3 Too many recipients").into());
         }
-        if !path.is_ascii() && !message.parameters.is_utf8 {
-            return Err("553 5.6.7 This address needs SMTPUTF8\r\n".into());
+        if !path.as_str().is_ascii() && !message.parameters.is_utf8 {
+            return Err(Own(553, "5.6.7 This address needs SMTPUTF8").into());
         }
         if !knows_parameters(parameters) {
-            return Err("555 5.5.4 Parameter not known\r\n".into());
+            return Err(Own(555, "5.5.4 Parameter not known").into());
         }
         let Taking::Yes(route) = proxy.takes(path) else {
             let verdict = Verdict::new(Action::Reject, Cause::Relay);
@@ -265,24 +286,21 @@ impl Session {
         };
         if message.route.is_some_and(|other| other != route) {
             // One reply at the end cannot speak for two next hops.
-            return Err("452 4.5.3 Another message for this recipient, please\r\n".into());
+            return Err(Own(452, "4.5.3 Another message for this recipient, please").into());
         }
         Ok(route)
     }
 
     /// A refusal of the door's own, as it is said.
-    pub(super) fn refuse(&mut self, stage: Stage, why: (&'static str, Verdict)) -> String {
+    pub(super) fn refuse(&mut self, stage: Stage, why: (&'static str, Verdict)) -> Answer {
         let nothing = Transaction::default();
         let message = self.transaction.as_deref().unwrap_or(&nothing);
         let Some(asked) = asked(&self.client, message, stage, self.is_early) else {
-            return "554 5.7.1 Not for you\r\n".into();
+            return Own(554, "5.7.1 Not for you").into();
         };
         let judged = self.door.hub.refuse(&asked, why, &mut self.desk);
         let (code, status) = judged.reply.map_or((554, "5.7.1"), |it| (it.code, it.status));
-        let mut text = String::new();
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{code} {status} {}\r\n", self.desk.reply);
-        text
+        Answer::new(code, &format!("{status} {}", self.desk.reply))
     }
 
     /// Says a recipient to its hop, which is connected if it is not; nothing if it does not answer.
@@ -320,14 +338,5 @@ impl Session {
                 }
             }
         }
-    }
-
-    /// A refusal by judgement. To a mail server behind us it is no error; to the gateway it is.
-    pub(super) fn refused(&mut self, refusal: &str) -> Next {
-        if self.setup.proxy.is_gateway() {
-            self.count_error();
-        }
-        let next = self.say(refusal);
-        if refusal.starts_with("421") { Next::Close } else { next }
     }
 }

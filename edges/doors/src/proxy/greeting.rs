@@ -4,10 +4,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use mpp_engine::facts::Stage;
 use mpp_engine::verdict::{Action, Cause, Verdict};
 use mpp_wire::proxy_protocol::{Reading, read as read_header};
-use mpp_wire::smtp_server::Decoder;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -27,20 +27,25 @@ pub(super) async fn serve(
     mut peer: Option<SocketAddr>,
 ) -> io::Result<()> {
     let setup = door.gate.setup();
-    let mut decoder = Decoder::default();
+    let (mut first, mut is_own) = (Vec::new(), false);
     let is_balancer = |peer: SocketAddr| {
         setup.proxy.proxy_protocol.iter().any(|net| net.contains(&peer.ip().to_canonical()))
     };
     if peer.is_some_and(is_balancer) {
-        let Some(source) = who(&mut io, &mut decoder).await? else {
+        let Some(source) = who(&mut io, &mut first).await? else {
             crate::warn(&format!("proxy {}: a balancer that sends no header", setup.proxy.name));
             return Ok(());
         };
-        // It speaks for itself where it names nobody.
+        // It speaks for itself where it names nobody: to see whether we are well.
+        is_own = source.is_none();
         peer = source.or(peer);
     }
     let mut session = Session::new(door, setup, io, peer);
-    session.decoder = decoder;
+    session.decoder.feed(&first);
+    if is_own {
+        session.client.is_ours = true;
+        session.is_spared = true;
+    }
     let result = Box::pin(begin(&mut session)).await;
     session.reset();
     result
@@ -59,18 +64,18 @@ async fn begin(session: &mut Session) -> io::Result<()> {
         Tally::more(&session.tally().turned_away);
         let verdict = Verdict::new(Action::Disconnect, Cause::Connections);
         let reply = session.refuse(Stage::Connect, ("connections", verdict));
-        return session.bye(&reply).await;
+        return session.bye(&reply.text).await;
     };
     if let Some(refusal) = session.judge(Stage::Connect).await {
         Tally::more(&session.tally().turned_away);
-        return session.bye(&refusal).await;
+        return session.bye(&refusal.text).await;
     }
     session.client.look_up(session.setup.names.as_ref());
     if wait(session).await? {
         session.is_early = true;
         if let Some(refusal) = session.judge(Stage::Connect).await {
             Tally::more(&session.tally().turned_away);
-            return session.bye(&refusal).await;
+            return session.bye(&refusal.text).await;
         }
     }
     let result = session.run().await;
@@ -79,7 +84,7 @@ async fn begin(session: &mut Session) -> io::Result<()> {
 }
 
 /// Who the client is, as a balancer says: nothing if it says nothing that can be read.
-async fn who(io: &mut Connection, decoder: &mut Decoder) -> io::Result<Option<Option<SocketAddr>>> {
+async fn who(io: &mut Connection, first: &mut Vec<u8>) -> io::Result<Option<Option<SocketAddr>>> {
     let mut bytes = Vec::new();
     let reading = async {
         loop {
@@ -98,7 +103,7 @@ async fn who(io: &mut Connection, decoder: &mut Decoder) -> io::Result<Option<Op
     };
     let Ok(read) = timeout(HEADER_TIMEOUT, reading).await else { return Ok(None) };
     Ok(read?.map(|(source, taken)| {
-        decoder.feed(bytes.get(taken..).unwrap_or_default());
+        first.extend_from_slice(bytes.get(taken..).unwrap_or_default());
         source
     }))
 }
@@ -124,7 +129,12 @@ fn enter(session: &Session) -> Result<Option<Visit>, ()> {
     let Some(client) = client.filter(|_| !session.is_spared) else { return Ok(None) };
     let network = session.door.hub.live().configuration.ring.network_of(client);
     let most = (limits.client_connections, limits.network_connections);
-    session.door.gate.enter((client, network), most).map(Some).ok_or(())
+    session.door.gate.enter((as_client(client, network), network), most).map(Some).ok_or(())
+}
+
+/// By what a client is counted: whoever has an IPv6 address has its network.
+fn as_client(client: IpAddr, network: IpNet) -> IpAddr {
+    if client.is_ipv6() { network.addr() } else { client }
 }
 
 /// Holds the greeting back; returns whether the client did not wait for it.
@@ -151,6 +161,6 @@ fn must_wait(setup: &Setup, session: &Session) -> Option<u64> {
         return None;
     }
     let client: IpAddr = session.client.address?;
-    let key = session.door.hub.live().configuration.ring.text(&client.to_string());
+    let key = session.door.hub.live().configuration.ring.address(client);
     (!session.door.gate.has_waited(key)).then_some(key)
 }

@@ -1,16 +1,15 @@
 //! Takes header fields out of a message while it streams through.
 
 use mpp_engine::edits::HeaderNames;
-
-/// A name may be so long, in bytes; a line that has no colon by then is no field, and stays.
-const NAME_BYTES_MAX: usize = 1000;
+use mpp_wire::header::{Line, Lines};
 
 /// Where in a header it stands.
 #[derive(Debug, Default)]
 pub(crate) struct HeaderFilter {
     at: At,
-    /// What has come of a name, before it is known whose it is.
-    name: Vec<u8>,
+    lines: Lines,
+    /// What has come of a line, before it is known what it is.
+    begun: Vec<u8>,
     /// Whether the field under way is left out; its folded lines go with it.
     is_dropped: bool,
 }
@@ -19,67 +18,53 @@ pub(crate) struct HeaderFilter {
 enum At {
     #[default]
     LineStart,
-    Name,
-    Value,
-    Body,
+    /// Behind what tells the line apart.
+    Line,
+    Text,
 }
 
 impl HeaderFilter {
     /// Leaves out the fields of these names. What cannot be told yet is kept back: at most
-    /// [`NAME_BYTES_MAX`] bytes.
+    /// [`mpp_wire::header::NAME_BYTES_MAX`] bytes.
     pub(crate) fn pass(&mut self, text: &mut Vec<u8>, names: &HeaderNames) {
-        if self.at == At::Body || names.is_empty() {
+        if self.at == At::Text || names.is_empty() {
             return;
         }
         let whole = std::mem::take(text);
         let mut rest = &*whole;
-        while let Some(first) = rest.first().copied() {
+        while !rest.is_empty() {
             let end_of_line = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
-            let taken = match self.at {
-                At::Body => rest.len(),
-                At::LineStart => {
-                    self.at = if matches!(first, b' ' | b'\t') { At::Value } else { At::Name };
-                    continue;
-                }
-                At::Value => end_of_line,
-                At::Name => {
-                    let line = rest.get(..end_of_line).unwrap_or(rest);
-                    let end = memchr::memchr(b':', line).map_or(line.len(), |at| at + 1);
-                    let room = NAME_BYTES_MAX.saturating_sub(self.name.len());
-                    self.take_name(line.get(..end.min(room)).unwrap_or_default(), names, text);
-                    rest = rest.get(end.min(room)..).unwrap_or_default();
-                    continue;
-                }
-            };
-            let part = rest.get(..taken).unwrap_or(rest);
-            if self.at == At::Body || !self.is_dropped {
+            let taken = if self.at == At::Text { rest.len() } else { end_of_line };
+            let (part, behind) = rest.split_at_checked(taken).unwrap_or((rest, b""));
+            rest = behind;
+            if self.at == At::LineStart {
+                self.begin_line(part, names, text);
+            } else if self.at == At::Text || !self.is_dropped {
                 text.extend_from_slice(part);
             }
-            if self.at == At::Value && part.ends_with(b"\n") {
+            if self.at == At::Line && part.ends_with(b"\n") {
                 self.at = At::LineStart;
             }
-            rest = rest.get(taken..).unwrap_or_default();
         }
     }
 
-    /// A part of a name, or of what looks like one.
-    fn take_name(&mut self, part: &[u8], names: &HeaderNames, text: &mut Vec<u8>) {
-        self.name.extend_from_slice(part);
-        let (is_named, is_line) = (self.name.ends_with(b":"), self.name.ends_with(b"\n"));
-        if !is_named && !is_line && self.name.len() < NAME_BYTES_MAX {
-            return;
+    /// A part of a line of which nobody knows yet what it is.
+    fn begin_line(&mut self, part: &[u8], names: &HeaderNames, text: &mut Vec<u8>) {
+        self.begun.extend_from_slice(part);
+        let Some(told) = self.lines.tell(&self.begun) else { return };
+        self.at = At::Line;
+        match told {
+            Line::Field { name, .. } => {
+                self.is_dropped = self.begun.get(..name).is_some_and(|name| names.contains(name));
+            }
+            Line::Fold => {}
+            Line::Mailbox => self.is_dropped = false,
+            Line::Empty | Line::Text => (self.at, self.is_dropped) = (At::Text, false),
         }
-        let name = self.name.strip_suffix(b":").unwrap_or_default().trim_ascii_end();
-        self.is_dropped = is_named && names.contains(name);
-        self.at = match (&*self.name, is_line) {
-            (b"\r\n", _) => At::Body,
-            (_, true) => At::LineStart,
-            (_, false) => At::Value,
-        };
         if !self.is_dropped {
-            text.extend_from_slice(&self.name);
+            text.extend_from_slice(&self.begun);
         }
-        self.name.clear();
+        self.begun = Vec::new();
     }
 }
 
@@ -98,17 +83,25 @@ mod tests {
     fn fields_are_left_out_in_pieces_as_in_one() {
         let names = names(&["X-Spam-*", "Bcc"]);
         let long = format!("{}\r\n", "l".repeat(3000));
-        let text = format!(
-            "x-spam-flag : YES\r\n\tfolded\r\nSubject: a\r\n b\r\nBCC:c\r\n{long}no field\r\n\r\n\
-             X-Spam-Flag: NO\r\n"
-        );
-        let wanted = format!("Subject: a\r\n b\r\n{long}no field\r\n\r\nX-Spam-Flag: NO\r\n");
+        // The header ends where a mail server ends it; what is text stays.
+        for text in ["\r\nX-Spam-Flag: NO\r\n", &format!("{long}BCC: d\r\n"), " x\r\nBcc: y\r\n"] {
+            let is_text = text.starts_with(' ');
+            let head = "x-spam-flag : YES\r\n\tfolded\r\nSubject: a\r\n b\r\nBCC:c\r\n";
+            let head = if is_text { "" } else { head };
+            let kept = if is_text { "" } else { "Subject: a\r\n b\r\n" };
+            left_out(&names, &format!("{head}{text}"), &format!("{kept}{text}"));
+        }
+        left_out(&names, "From a@b\r\nBcc: c\r\n", "From a@b\r\n");
+        left_out(&names, "A: b\r\nFrom a@b\r\nBcc: c\r\n", "A: b\r\nFrom a@b\r\nBcc: c\r\n");
+    }
+
+    fn left_out(names: &HeaderNames, text: &str, wanted: &str) {
         for piece in (1..40).chain([text.len()]) {
             let mut filter = HeaderFilter::default();
             let mut out = Vec::new();
             for bytes in text.as_bytes().chunks(piece) {
                 let mut bytes = bytes.to_vec();
-                filter.pass(&mut bytes, &names);
+                filter.pass(&mut bytes, names);
                 out.extend(bytes);
             }
             assert_eq!(String::from_utf8(out).unwrap(), wanted, "in pieces of {piece}");

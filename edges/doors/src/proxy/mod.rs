@@ -19,7 +19,7 @@ mod next_hop;
 mod offers;
 mod pool;
 mod reply;
-mod rewrite;
+pub(crate) mod rewrite;
 mod scan;
 mod session;
 mod strip;
@@ -36,7 +36,7 @@ use mpp_hub::spool::Spool;
 use tokio::sync::watch;
 
 pub use gate::{Change, Gate, Tally};
-pub use inject::Injected;
+pub use inject::{Envelope, Injected};
 pub use pool::Pool;
 
 use crate::listen::Connection;

@@ -120,7 +120,7 @@ impl NextHop {
 
     async fn greet(&mut self, name: &str) -> io::Result<()> {
         let verb = if self.is_lmtp { "LHLO" } else { "EHLO" };
-        let reply = self.say(&format!("{verb} {name}\r\n")).await?;
+        let reply = self.ask(&format!("{verb} {name}\r\n")).await?;
         if reply.code == 250 {
             self.offers = Offers::of(&reply);
             return Ok(());
@@ -128,7 +128,7 @@ impl NextHop {
         if self.is_lmtp || !matches!(reply.code, 500 | 502 | 504) {
             return Err(says(&reply));
         }
-        let reply = self.say(&format!("HELO {name}\r\n")).await?;
+        let reply = self.ask(&format!("HELO {name}\r\n")).await?;
         if reply.code == 250 { Ok(()) } else { Err(says(&reply)) }
     }
 
@@ -138,7 +138,7 @@ impl NextHop {
         server: &Server,
         hop: &Hop,
     ) -> io::Result<Self> {
-        let reply = self.say("STARTTLS\r\n").await?;
+        let reply = self.ask("STARTTLS\r\n").await?;
         if reply.code != 220 {
             return Err(says(&reply));
         }
@@ -162,10 +162,41 @@ impl NextHop {
         })
     }
 
-    /// Says a line and waits for the answer.
-    pub(crate) async fn say(&mut self, line: &str) -> io::Result<Reply> {
+    /// Says a line and waits for the answer, whatever it is.
+    async fn ask(&mut self, line: &str) -> io::Result<Reply> {
         self.write(line.as_bytes()).await?;
         self.reply(REPLY_TIMEOUT).await
+    }
+
+    /// Says a line and waits for what became of it.
+    ///
+    /// # Errors
+    /// The hop is gone, or answers what is no answer to a command: neither yes nor no.
+    pub(crate) async fn say(&mut self, line: &str) -> io::Result<Reply> {
+        outcome(self.ask(line).await?)
+    }
+
+    /// Has the hop take a text; returns its refusal if it does not. Only 354 lets a text go (RFC 5321
+    /// sections 3.3 and 4.2.5).
+    ///
+    /// # Errors
+    /// As [`NextHop::say`].
+    pub(crate) async fn data(&mut self) -> io::Result<Option<Reply>> {
+        let reply = self.ask("DATA\r\n").await?;
+        match reply.code {
+            354 => Ok(None),
+            400.. => Ok(Some(reply)),
+            _ => Err(no_answer(&reply)),
+        }
+    }
+
+    /// Has the hop forget a message.
+    ///
+    /// # Errors
+    /// As [`NextHop::say`]; also if it does not want to.
+    pub(crate) async fn forget(&mut self) -> io::Result<()> {
+        let reply = self.say("RSET\r\n").await?;
+        if reply.is_positive() { Ok(()) } else { Err(says(&reply)) }
     }
 
     /// Says several lines, at once where it may be, and waits for the answer to each.
@@ -174,7 +205,7 @@ impl NextHop {
         if self.offers.pipelining {
             self.write(lines.concat().as_bytes()).await?;
             for left in (0..lines.len()).rev() {
-                replies.push(self.next_reply(REPLY_TIMEOUT, left == 0).await?);
+                replies.push(outcome(self.next_reply(REPLY_TIMEOUT, left == 0).await?)?);
             }
         } else {
             for line in lines {
@@ -201,7 +232,7 @@ impl NextHop {
         let count = if self.is_lmtp { count } else { 1 };
         let mut replies = Vec::new();
         for left in (0..count).rev() {
-            replies.push(self.next_reply(END_TIMEOUT, left == 0).await?);
+            replies.push(outcome(self.next_reply(END_TIMEOUT, left == 0).await?)?);
         }
         Ok(replies)
     }
@@ -259,6 +290,18 @@ async fn connect(server: &Server) -> io::Result<(Box<dyn Stream>, bool)> {
         }
         Server::Socket(path) => (Box::new(UnixStream::connect(path).await?), true),
     })
+}
+
+/// A reply that says what became of a command, which is yes or no.
+fn outcome(reply: Reply) -> io::Result<Reply> {
+    match reply.code {
+        200..300 | 400.. => Ok(reply),
+        _ => Err(no_answer(&reply)),
+    }
+}
+
+fn no_answer(reply: &Reply) -> io::Error {
+    io::Error::other(format!("it says {}, which answers nothing that was said", reply.code))
 }
 
 fn says(reply: &Reply) -> io::Error {

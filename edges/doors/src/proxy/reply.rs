@@ -10,12 +10,66 @@ pub(crate) const STOPPING: &str = "421 4.3.2 Stopping\r\n";
 /// To whoever took too long.
 pub(crate) const TOO_SLOW: &str = "421 4.4.2 You took too long\r\n";
 /// Where the next hop should have answered.
-pub(crate) const NO_HOP: &str = "451 4.4.1 The next hop does not answer\r\n";
+pub(crate) const NO_HOP: Own = Own(451, "4.4.1 The next hop does not answer");
+/// Where it has got a message and has not said what became of it.
+pub(crate) const NO_ANSWER: Own = Own(451, "4.4.2 The next hop has not answered");
+/// When something that a policy insists on cannot be done now.
+pub(crate) const NOT_NOW: Own = Own(451, "4.3.0 Cannot be done now");
+/// To a message that nobody is to get, or that all have.
+pub(crate) const TAKEN: Own = Own(250, "2.0.0 Ok");
 
-/// Appends the reply of a next hop as it was given. That it ends its connection is not the client's
-/// business: "not now" is.
-pub(crate) fn push(reply: &Reply, out: &mut String) {
-    let code = if reply.code == 421 { 451 } else { reply.code };
+/// A reply of our own: its code, and the rest without line end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Own(pub(crate) u16, pub(crate) &'static str);
+
+/// What a client is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) code: u16,
+    /// All of it, with line ends.
+    pub(crate) text: String,
+}
+
+impl Answer {
+    /// A code, and the line behind it.
+    pub(crate) fn new(code: u16, line: &str) -> Self {
+        Self { code, text: format!("{code} {line}\r\n") }
+    }
+
+    /// Whether a message that is answered so was taken.
+    pub(crate) fn is_taken(&self) -> bool {
+        (200..300).contains(&self.code)
+    }
+
+    /// Whether it will be the same if the client comes again, which makes it an error of the client.
+    pub(crate) fn is_permanent(&self) -> bool {
+        self.code >= 500
+    }
+}
+
+impl From<Own> for Answer {
+    fn from(Own(code, line): Own) -> Self {
+        Self::new(code, line)
+    }
+}
+
+impl From<&Reply> for Answer {
+    fn from(reply: &Reply) -> Self {
+        let mut text = String::new();
+        push(reply, &mut text);
+        Self { code: told(reply), text }
+    }
+}
+
+/// The code of a next hop's reply as a client is told it: that it ends its connection is not the
+/// client's business, "not now" is.
+fn told(reply: &Reply) -> u16 {
+    if reply.code == 421 { 451 } else { reply.code }
+}
+
+/// Appends the reply of a next hop as it was given.
+fn push(reply: &Reply, out: &mut String) {
+    let code = told(reply);
     for (place, line) in reply.lines.iter().enumerate() {
         let mark = if place + 1 == reply.lines.len() { ' ' } else { '-' };
         // Writing to a string cannot fail.

@@ -9,21 +9,20 @@ use mpp_engine::facts::Stage;
 use mpp_engine::scan::{Class, Fate, Plan, Scanned, Scanning};
 use mpp_engine::verdict::{Action, Cause, Verdict};
 use mpp_hub::Observed;
-use mpp_hub::quarantine::{Holding, RELEASED_FIELD};
+use mpp_hub::quarantine::{Holding, Mark, RELEASED_FIELD};
 use mpp_hub::scanner::Letter;
 use mpp_hub::spool::Spooled;
+use mpp_wire::header;
 use mpp_wire::smtp::Reply;
 
 use super::deliver::Group;
 use super::gate::Tally;
-use super::reply::{self, NO_HOP};
-use super::rewrite::{HEAD_BYTES_MAX, field};
+use super::reply::{self, Answer, NO_ANSWER, NO_HOP, NOT_NOW, Own, TAKEN};
+use super::rewrite::HEAD_BYTES_MAX;
 use super::session::{Next, Session, asked};
 use super::transaction::Transaction;
+use crate::mark;
 use crate::scanning::{self, Found, Named};
-
-/// When something that the policy insists on cannot be done now.
-const NOT_NOW: &str = "451 4.3.0 Cannot be done now\r\n";
 
 impl Transaction {
     /// Whether the message has to be there whole before it is passed on.
@@ -37,24 +36,21 @@ impl Session {
     pub(super) async fn end_of_spooled(&mut self) -> io::Result<Next> {
         let text = self.transaction.as_mut().and_then(|message| message.spool.take());
         let Some(text) = text.map(mpp_hub::spool::Writer::finish) else {
-            return Ok(self.say(NO_HOP));
+            return Ok(self.end_message(&NO_HOP.into()));
         };
-        let is_released = self.is_released(&text).await;
-        let found = if is_released { Vec::new() } else { self.look_into(&text).await };
+        let (mark, released) = self.released(&text).await;
+        let found = self.look_into(&text).await;
         if found.iter().any(|found| found.scanned.waits) {
             let worst = scanning::worst(&found);
             self.conclude((Action::Defer, Cause::Unavailable), &worst, Fate::Deliver);
-            self.reset();
-            self.message_is_over();
-            return Ok(self.say("451 4.7.1 Cannot be scanned now\r\n"));
+            return Ok(self.end_message(&Own(451, "4.7.1 Cannot be scanned now").into()));
         }
         // What was queued already could only be sent back, to a sender who may be forged.
         let is_queued = !self.client.queue_id.is_empty();
         let named = self.transaction.as_ref().map_or(&[][..], |message| &message.named);
         let mut fates = scanning::fates(named, &found, is_queued);
-        if is_released {
-            fates.fill(Fate::Deliver);
-        }
+        mark::excuse(&mut fates, (named, &found), &released);
+        let is_excused = mark::is_excused(&fates, &released);
         let plan = Plan::of(&fates);
         let worst = scanning::worst(&found);
         if plan.is_rejected {
@@ -62,28 +58,31 @@ impl Session {
             let cause = if worst.class == Class::Virus { Cause::Virus } else { Cause::Content };
             let refusal = self.conclude((Action::Reject, cause), &worst, Fate::Reject);
             self.learn(&found).await;
-            self.reset();
-            self.message_is_over();
-            return Ok(self.refused(&refusal));
+            return Ok(self.end_message(&refusal));
         }
         let held = match self.hold(&plan, &worst, &text).await {
             Ok(held) => held,
             Err(trouble) => {
                 crate::warn(&format!("quarantine: {trouble}"));
-                self.reset();
-                self.message_is_over();
-                return Ok(self.say(NOT_NOW));
+                return Ok(self.end_message(&NOT_NOW.into()));
             }
         };
-        let next = self.deliver_all(&plan, &found, &text).await;
+        let answer = self.deliver_all(&plan, (&found, &released), &text).await;
         if let (Some(id), Some(quarantine)) = (&held, &self.door.quarantine)
-            && !matches!(next, Some((_, true)))
+            && !answer.as_ref().is_some_and(Answer::is_taken)
         {
             // It comes again for all of its recipients.
             quarantine.withdraw(id).await;
         }
-        if next.is_some() {
-            self.learn(&found).await;
+        let is_taken = answer.as_ref().is_some_and(Answer::is_taken);
+        if let (Some(mark), Some(quarantine), true) = (&mark, &self.door.quarantine, is_taken) {
+            quarantine.has_passed(mark, &released).await;
+        }
+        if answer.is_some() {
+            // Somebody has said already what it is.
+            if !is_excused {
+                self.learn(&found).await;
+            }
             let action = match (plan.quarantine.is_empty(), plan == Plan::default()) {
                 (_, true) => Action::Discard,
                 (false, _) => Action::Hold,
@@ -92,9 +91,8 @@ impl Session {
             let fate = fates.iter().copied().max().unwrap_or_default();
             self.conclude((action, Cause::None), &worst, fate);
         }
-        self.message_is_over();
-        let next = next.map(|(next, _)| next);
-        Ok(next.unwrap_or_else(|| self.say("451 4.4.2 The next hop has not answered\r\n")))
+        let answer = answer.unwrap_or_else(|| NO_ANSWER.into());
+        Ok(self.end_message(&answer))
     }
 
     /// Shows it to the scanners that any of the policies wants.
@@ -145,7 +143,7 @@ impl Session {
         (action, cause): (Action, Cause),
         worst: &Scanned,
         fate: Fate,
-    ) -> String {
+    ) -> Answer {
         let Self { door, client, transaction, desk, .. } = self;
         let nothing = Transaction::default();
         let message = transaction.as_deref().unwrap_or(&nothing);
@@ -155,18 +153,37 @@ impl Session {
         let remarks = scanning::remarks(worst, fate);
         let verdict = Verdict::new(action, cause);
         let judged = door.hub.conclude(&asked, ("scan", verdict), remarks, desk);
-        let Some(reply) = judged.reply else { return String::new() };
-        format!("{} {} {}\r\n", reply.code, reply.status, desk.reply)
+        let Some(reply) = judged.reply else { return TAKEN.into() };
+        Answer::new(reply.code, &format!("{} {}", reply.status, desk.reply))
     }
 
-    /// Whether somebody has let this message out of the quarantine: nothing holds it twice.
-    async fn is_released(&self, text: &Arc<Spooled>) -> bool {
-        let Some(quarantine) = &self.door.quarantine else { return false };
+    /// Whether the mark of a released message is looked at: from ours, never from outside.
+    pub(super) fn believes_marks(&self) -> bool {
+        let proxy = &self.setup.proxy;
+        let peers = proxy.peers.as_deref().unwrap_or_default();
+        let is_peer = |it: std::net::IpAddr| peers.iter().any(|network| network.contains(&it));
+        self.door.quarantine.is_some()
+            && (mark::is_believed(self.client.address, &self.door.hub.live().configuration)
+                || !proxy.is_gateway() && self.client.address.is_some_and(is_peer))
+    }
+
+    /// For which recipients somebody has let this message out of the quarantine, and its mark.
+    async fn released(&self, text: &Arc<Spooled>) -> (Option<Mark>, Vec<bool>) {
+        let (Some(quarantine), Some(message)) = (&self.door.quarantine, &self.transaction) else {
+            return (None, Vec::new());
+        };
         let head = text.head(HEAD_BYTES_MAX).unwrap_or_default();
-        match field(&head, RELEASED_FIELD) {
-            Some(value) => quarantine.is_released(value, text).await,
-            None => false,
-        }
+        let value = header::value(&head, RELEASED_FIELD).filter(|_| self.believes_marks());
+        let Some(value) = value.map(<[u8]>::to_vec) else { return (None, Vec::new()) };
+        drop(head);
+        let names = |named: &Named| {
+            let first = mark::named_first(&named.parameters);
+            first.into_iter().chain([named.path.clone()]).collect()
+        };
+        let recipients = message.named.iter().map(names).collect();
+        let mark = Mark { value, door: format!("proxy {}", self.setup.proxy.name), recipients };
+        let released = quarantine.released(&mark, text).await;
+        (Some(mark), released)
     }
 
     /// Holds it for those who are not to get it; returns its name in the quarantine.
@@ -195,6 +212,7 @@ impl Session {
             helo: self.client.helo.clone(),
             sasl_user: self.client.login.clone(),
             sender: message.sender.clone(),
+            parameters: message.parameters.all().to_owned(),
             recipients,
             reason,
             points,
@@ -205,15 +223,14 @@ impl Session {
         quarantine.hold(&holding, text).await.map(Some)
     }
 
-    /// Delivers to all who want it; returns whether it was taken, and nothing if the next hop has not
-    /// answered.
+    /// Delivers to all who want it; returns the answer, and nothing if the next hop has not given one.
     async fn deliver_all(
         &mut self,
         plan: &Plan,
-        found: &[Found],
+        (found, released): (&[Found], &[bool]),
         text: &Spooled,
-    ) -> Option<(Next, bool)> {
-        let groups = self.groups(plan, found).await;
+    ) -> Option<Answer> {
+        let groups = self.groups(plan, found, released).await;
         let total: usize = groups.iter().map(|group| group.recipients.len()).sum();
         let named = self.transaction.as_ref().map_or(0, |message| message.named.len());
         let mut answers: Vec<Reply> = Vec::new();
@@ -230,7 +247,9 @@ impl Session {
                         self.setup.proxy.name
                     ));
                     Tally::more(&self.tally().unanswered);
-                    self.take_back();
+                    if let Some(message) = &mut self.transaction {
+                        message.hop = None;
+                    }
                     return None;
                 }
             }
@@ -238,7 +257,7 @@ impl Session {
         let Some(answer) = reply::of_all(answers) else {
             // Nobody gets it, or all who do get it by way of the quarantine.
             self.put_hop_back();
-            return Some((self.say("250 2.0.0 Ok\r\n"), true));
+            return Some(TAKEN.into());
         };
         if answer.is_positive() {
             Tally::more(&self.tally().passed_on);
@@ -248,20 +267,11 @@ impl Session {
             }
         } else {
             Tally::more(&self.tally().refused);
-            self.take_back();
         }
         if answer.code != 421 {
             self.put_hop_back();
         }
-        reply::push(&answer, &mut self.out);
-        Some((self.say(""), answer.is_positive()))
-    }
-
-    fn take_back(&mut self) {
-        let Self { door, transaction, desk, .. } = self;
-        if let Some(message) = transaction.as_deref() {
-            door.hub.take_back(&message.instance, desk);
-        }
+        Some(Answer::from(&answer))
     }
 
     /// Keeps the connection to the next hop for the next message.
@@ -273,14 +283,14 @@ impl Session {
             return pool.keep(hop, &setup);
         }
         tokio::spawn(async move {
-            if hop.say("RSET\r\n").await.is_ok_and(|reply| reply.is_positive()) {
+            if hop.forget().await.is_ok() {
                 pool.keep(hop, &setup);
             }
         });
     }
 
     /// Recipients who get it in the same way.
-    async fn groups(&mut self, plan: &Plan, found: &[Found]) -> Vec<Group> {
+    async fn groups(&mut self, plan: &Plan, found: &[Found], released: &[bool]) -> Vec<Group> {
         let edits = {
             let Self { door, client, transaction, desk, .. } = &mut *self;
             let message = transaction.as_deref();
@@ -291,12 +301,19 @@ impl Session {
         };
         let Some(message) = &self.transaction else { return Vec::new() };
         let mut groups: Vec<(Fate, *const Scanning, Group)> = Vec::new();
+        let is_released = |number: &usize| released.get(*number).copied().unwrap_or(false);
+        if let Some(group) =
+            as_it_came(&message.named, plan.deliver.iter().filter(|it| is_released(it)))
+        {
+            groups.push((Fate::Deliver, std::ptr::dangling(), group));
+        }
         for (numbers, fate) in [
             (&plan.deliver, Fate::Deliver),
             (&plan.tag, Fate::Tag),
             (&plan.redirect, Fate::Redirect),
         ] {
-            for named in numbers.iter().filter_map(|number| message.named.get(*number)) {
+            let numbers = numbers.iter().filter(|it| fate != Fate::Deliver || !is_released(it));
+            for named in numbers.filter_map(|number| message.named.get(*number)) {
                 // Whose policies are the same get it in the same way.
                 let scanning = named.scanning();
                 let policy = scanning.map_or(std::ptr::null(), Arc::as_ptr);
@@ -346,6 +363,16 @@ impl Session {
             strip: scanning.map(|scanning| scanning.strip.clone()).unwrap_or_default(),
             edits: edits.cloned(),
             is_redirected: fate == Fate::Redirect,
+            is_as_it_came: false,
         }
     }
+}
+
+/// Those for whom it was released: nothing is done to it.
+fn as_it_came<'n>(named: &[Named], numbers: impl Iterator<Item = &'n usize>) -> Option<Group> {
+    let all = numbers.filter_map(|number| named.get(*number));
+    let recipients: Vec<_> =
+        all.map(|named| (named.path.clone(), named.parameters.clone())).collect();
+    let is_anybody = !recipients.is_empty();
+    is_anybody.then(|| Group { recipients, is_as_it_came: true, ..Group::default() })
 }

@@ -8,19 +8,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use mpp_address::Path;
 use mpp_engine::facts::Stage;
 use mpp_engine::verdict::Action;
 use mpp_hub::session::Session as Ended;
 use mpp_hub::trace::Speaker;
 use mpp_hub::{Asked, Desk, Order};
-use mpp_wire::smtp_server::{Command, Decoder};
+use mpp_wire::smtp_server::{Command, Decoder, Syntax};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Door;
 use super::client::Client;
 use super::gate::{Setup, Tally};
-use super::reply::{self, STOPPING, TOO_SLOW};
+use super::reply::{self, Answer, STOPPING, TOO_SLOW};
 use super::transaction::Transaction;
 use crate::listen::Connection;
 
@@ -77,7 +78,14 @@ pub(crate) struct Session {
     pub(crate) is_greeted: bool,
     pub(crate) is_extended: bool,
     pub(crate) is_encrypted: bool,
+    /// Whose message it is.
     pub(crate) client: Client,
+    /// Whose connection it is, while a message of another client is told of (XFORWARD).
+    pub(crate) forwarder: Option<Client>,
+    /// Whether what XFORWARD said still holds, if it said anything.
+    pub(crate) is_forwarded: bool,
+    /// Whose the last message was that was told of.
+    last_forwarded: Option<Client>,
     pub(crate) transaction: Option<Box<Transaction>>,
     /// How the recipient's mail is scanned that was judged last, and whether it is held.
     pub(crate) order: (Option<Order>, Option<Arc<str>>),
@@ -89,11 +97,23 @@ pub(crate) struct Session {
 /// A command that owns what it needs, so that the decoder is free while it is worked on.
 enum Said {
     Helo(String, bool),
-    Mail(String, String),
-    Rcpt(String, String),
+    Mail(Path, String),
+    Rcpt(Path, String),
     Xforward(String),
     Xclient(String),
     Plain(Command<'static>),
+}
+
+impl Said {
+    /// Whether it is a step towards a message. How many of those there are other limits say; one that
+    /// is refused counts when it is.
+    fn may_lead_to_a_message(&self) -> bool {
+        match self {
+            Self::Mail(..) | Self::Rcpt(..) | Self::Plain(Command::Data) => true,
+            Self::Plain(Command::Bdat { bytes, is_last }) => *bytes > 0 || *is_last,
+            _ => false,
+        }
+    }
 }
 
 impl Session {
@@ -105,15 +125,18 @@ impl Session {
     ) -> Self {
         static SESSIONS: AtomicU64 = AtomicU64::new(0);
         door.hub.asks_at_end(CONTEXT);
-        let client = Client::at(peer);
+        let mut client = Client::at(peer);
+        client.is_ours = client.address.is_some_and(|address| setup.proxy.names(address));
         let number = SESSIONS.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
         let ends = began + Duration::from_millis(setup.proxy.limits.session_ms);
         let networks = &door.hub.live().configuration.networks;
         // Who can open a unix socket is one of ours.
-        let is_spared = client
-            .address
-            .is_none_or(|it| networks.local.contains(it) || networks.trusted.contains(it));
+        let is_spared = client.is_ours
+            || client
+                .address
+                .is_none_or(|it| networks.local.contains(it) || networks.trusted.contains(it));
+        let decoder = Decoder::new(syntax(&setup));
         Self {
             id: format!("proxy.{:x}.{number:x}", door.hub.started_ms() / 1000),
             peer: client.address,
@@ -134,9 +157,12 @@ impl Session {
             is_extended: false,
             is_encrypted: false,
             client,
+            forwarder: None,
+            is_forwarded: true,
+            last_forwarded: None,
             transaction: None,
             order: (None, None),
-            decoder: Decoder::default(),
+            decoder,
             desk: Box::default(),
             out: String::new(),
         }
@@ -151,7 +177,7 @@ impl Session {
         let greeting = format!("220 {} ESMTP mpp\r\n", self.setup.proxy.name_of_host);
         self.say(&greeting);
         while let Some(said) = self.next().await? {
-            self.commands += 1;
+            self.commands += u32::from(!said.may_lead_to_a_message());
             if self.commands > self.setup.proxy.limits.commands {
                 Tally::more(&self.tally().too_wrong);
                 self.end = "too-many-commands";
@@ -224,6 +250,9 @@ impl Session {
     }
 
     async fn command(&mut self, said: Said) -> io::Result<Next> {
+        if !self.is_forwarded {
+            self.forget_forwarded();
+        }
         match said {
             Said::Helo(name, is_extended) => self.helo(name, is_extended).await,
             Said::Xforward(attributes) => Ok(self.xforward(&attributes)),
@@ -248,6 +277,7 @@ impl Session {
             Said::Plain(Command::Noop) => Ok(self.say("250 2.0.0 Ok\r\n")),
             Said::Plain(Command::Help) => Ok(self.say("214 2.0.0 See RFC 5321\r\n")),
             Said::Plain(Command::Vrfy) => Ok(self.say("252 2.0.0 Try it\r\n")),
+            Said::Plain(Command::Address) => Ok(self.wrong("501 5.1.3 That is no address\r\n")),
             Said::Plain(Command::Syntax) => Ok(self.wrong("501 5.5.4 Syntax error\r\n")),
             Said::Plain(_) => Ok(self.wrong("500 5.5.1 Command not known\r\n")),
         }
@@ -268,7 +298,7 @@ impl Session {
         let plain = std::mem::replace(&mut self.io, Connection::Closed);
         let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(plain)).await??;
         self.io = Connection::Tls(Box::new(stream));
-        self.decoder = Decoder::default();
+        self.decoder = Decoder::new(syntax(&self.setup));
         self.is_encrypted = true;
         self.is_greeted = false;
         self.client.helo.clear();
@@ -276,8 +306,12 @@ impl Session {
     }
 
     /// Asks, if something is asked at this stage; returns the refusal if there is one.
-    pub(crate) async fn judge(&mut self, stage: Stage) -> Option<String> {
+    pub(crate) async fn judge(&mut self, stage: Stage) -> Option<Answer> {
         if !self.setup.proxy.stages.contains(&stage) && !self.is_early {
+            return None;
+        }
+        if self.client.is_ours && matches!(stage, Stage::Connect | Stage::Helo) {
+            // A health check: nobody's mail, and nothing to be counted.
             return None;
         }
         if stage != Stage::Connect {
@@ -296,11 +330,12 @@ impl Session {
         // Before the greeting "not now" is spelled so (RFC 5321 section 4.2.3).
         let is_first = stage == Stage::Connect && reply.code < 500;
         let code = if is_first { 421 } else { reply.code };
-        Some(format!("{code} {} {}\r\n", reply.status, desk.reply))
+        Some(Answer::new(code, &format!("{} {}", reply.status, desk.reply)))
     }
 
     /// Gives a message up, at the next hop too.
     pub(crate) fn reset(&mut self) {
+        self.is_forwarded = self.forwarder.is_none();
         let Some(mut transaction) = self.transaction.take() else { return };
         let hub = &self.door.hub;
         hub.leave(hub.transaction(&transaction.instance));
@@ -314,10 +349,34 @@ impl Session {
             return pool.keep(hop, &setup);
         }
         tokio::spawn(async move {
-            if hop.say("RSET\r\n").await.is_ok_and(|reply| reply.is_positive()) {
+            if hop.forget().await.is_ok() {
                 pool.keep(hop, &setup);
             }
         });
+    }
+
+    /// Every answer to the end of a message goes through here: what was taken stays counted; of what was
+    /// not, whatever the reason, nothing does.
+    pub(crate) fn end_message(&mut self, answer: &Answer) -> Next {
+        if !answer.is_taken() {
+            // What it reserved is with the judgement of its end, or still open if it had none.
+            if let Some(message) = &self.transaction {
+                self.door.hub.take_back(&message.instance, &mut self.desk);
+            }
+            self.reset();
+        }
+        self.message_is_over();
+        self.answer(answer)
+    }
+
+    /// Tells a client what stands in the way. To a mail server behind us it is no error; for strangers
+    /// a refusal for good is.
+    pub(crate) fn answer(&mut self, answer: &Answer) -> Next {
+        if answer.is_permanent() && self.setup.proxy.is_gateway() {
+            self.count_error();
+        }
+        let next = self.say(&answer.text);
+        if answer.code == 421 { Next::Close } else { next }
     }
 
     pub(crate) fn wrong(&mut self, text: &str) -> Next {
@@ -328,6 +387,11 @@ impl Session {
     /// Counts something that went wrong; with too many the connection is closed.
     pub(crate) fn count_error(&mut self) {
         self.errors += 1;
+    }
+
+    /// Counts a step that came to nothing.
+    pub(crate) fn count_idle(&mut self) {
+        self.commands += 1;
     }
 
     /// Whether there were too many errors, which ends the connection.
@@ -346,10 +410,19 @@ impl Session {
         Next::GoOn
     }
 
+    /// What XFORWARD said is of one message (Postfix, `XFORWARD_README`); it goes when something follows
+    /// the message, so that whoever watches the client sees its end.
+    pub(crate) fn forget_forwarded(&mut self) {
+        self.is_forwarded = true;
+        if let Some(client) = self.forwarder.take() {
+            self.last_forwarded = Some(std::mem::replace(&mut self.client, client));
+        }
+    }
+
     /// A message is over: what follows may be another one.
     pub(crate) fn message_is_over(&mut self) {
         self.transaction = None;
-        self.client.queue_id.clear();
+        self.is_forwarded = self.forwarder.is_none();
         self.commands = 0;
     }
 
@@ -376,14 +449,15 @@ impl Session {
 
     /// Writes down what it came to.
     pub(crate) fn note_end(&self) {
-        let Some(client) = self.client.address else { return };
+        let client = self.last_forwarded.as_ref().unwrap_or(&self.client);
+        let Some(address) = client.address else { return };
         self.show(Speaker::Note, self.end);
         self.door.hub.session_ended(&Ended {
             door: "proxy",
             name: &self.id,
-            client,
-            client_name: &self.client.name,
-            helo: &self.client.helo,
+            client: address,
+            client_name: &client.name,
+            helo: &client.helo,
             is_encrypted: self.is_encrypted,
             messages: self.messages,
             passed_on: self.passed_on,
@@ -443,9 +517,12 @@ pub(crate) fn asked<'a>(
         instance: &message.instance,
         queue_id: &client.queue_id,
         context: CONTEXT,
-        size_bytes: if is_at_end { announced.max(message.watch.bytes) } else { announced },
+        // What came, not what was announced: that costs a client nothing.
+        size_bytes: if stage == Stage::EndOfMessage { message.watch.bytes } else { announced },
         recipient_count: if is_at_end { message.recipients } else { 0 },
         is_early,
+        is_ours: client.is_ours,
+        is_queued: !client.queue_id.is_empty(),
         unknown: &[],
     })
 }
@@ -466,11 +543,10 @@ pub(crate) async fn read(io: &mut Connection, decoder: &mut Decoder) -> io::Resu
 /// A command as it was said, for those who watch.
 fn shown(command: &Command<'_>) -> String {
     let with = |verb: &str, rest: &[u8]| format!("{verb} {}", String::from_utf8_lossy(rest));
-    let addressed = |verb: &str, path: &[u8], parameters: &[u8]| {
-        let (path, rest) = (String::from_utf8_lossy(path), String::from_utf8_lossy(parameters));
-        format!("{verb}:<{path}> {rest}").trim_end().to_owned()
+    let addressed = |verb: &str, path: &Path, parameters: &str| {
+        format!("{verb}:<{path}> {parameters}").trim_end().to_owned()
     };
-    match *command {
+    match command {
         Command::Helo(name) => with("HELO", name),
         Command::Ehlo(name) => with("EHLO", name),
         Command::Mail { path, parameters } => addressed("MAIL FROM", path, parameters),
@@ -478,7 +554,7 @@ fn shown(command: &Command<'_>) -> String {
         Command::Xforward(attributes) => with("XFORWARD", attributes),
         Command::Xclient(attributes) => with("XCLIENT", attributes),
         Command::Bdat { bytes, is_last } => {
-            format!("BDAT {bytes}{}", if is_last { " LAST" } else { "" })
+            format!("BDAT {bytes}{}", if *is_last { " LAST" } else { "" })
         }
         Command::Data => "DATA".to_owned(),
         Command::StartTls => "STARTTLS".to_owned(),
@@ -487,32 +563,21 @@ fn shown(command: &Command<'_>) -> String {
         Command::Quit => "QUIT".to_owned(),
         Command::Help => "HELP".to_owned(),
         Command::Vrfy => "VRFY".to_owned(),
+        Command::Address => "(what is no address)".to_owned(),
         Command::Syntax => "(what cannot be read)".to_owned(),
         Command::Unknown => "(what is no command)".to_owned(),
     }
 }
 
+/// A command without what it borrows from the decoder.
 fn own(command: Command<'_>) -> Said {
-    // Addresses are ASCII or, with SMTPUTF8, UTF-8; what is neither is none, and is not passed on.
-    let parts = match command {
-        Command::Helo(text)
-        | Command::Ehlo(text)
-        | Command::Xforward(text)
-        | Command::Xclient(text) => [text, b""],
-        Command::Mail { path, parameters } | Command::Rcpt { path, parameters } => {
-            [path, parameters]
-        }
-        _ => [&b""[..], b""],
-    };
-    if parts.iter().any(|part| std::str::from_utf8(part).is_err()) {
-        return Said::Plain(Command::Syntax);
-    }
+    // What strangers call themselves is judged, shown and passed on as text, whatever it is.
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     match command {
         Command::Helo(name) => Said::Helo(text(name), false),
         Command::Ehlo(name) => Said::Helo(text(name), true),
-        Command::Mail { path, parameters } => Said::Mail(text(path), text(parameters)),
-        Command::Rcpt { path, parameters } => Said::Rcpt(text(path), text(parameters)),
+        Command::Mail { path, parameters } => Said::Mail(path, parameters.to_owned()),
+        Command::Rcpt { path, parameters } => Said::Rcpt(path, parameters.to_owned()),
         Command::Xforward(attributes) => Said::Xforward(text(attributes)),
         Command::Xclient(attributes) => Said::Xclient(text(attributes)),
         Command::Bdat { bytes, is_last } => Said::Plain(Command::Bdat { bytes, is_last }),
@@ -524,6 +589,12 @@ fn own(command: Command<'_>) -> Said {
         Command::Help => Said::Plain(Command::Help),
         Command::Vrfy => Said::Plain(Command::Vrfy),
         Command::Syntax => Said::Plain(Command::Syntax),
+        Command::Address => Said::Plain(Command::Address),
         Command::Unknown => Said::Plain(Command::Unknown),
     }
+}
+
+/// Who faces strangers takes what RFC 5321 allows; who stands behind a mail server takes what that took.
+fn syntax(setup: &Setup) -> Syntax {
+    if setup.proxy.is_gateway() { Syntax::Strict } else { Syntax::Forgiving }
 }

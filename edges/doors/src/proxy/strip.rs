@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use mail_parser::{Message, MessageParser, MimeHeaders as _, PartType};
+use mpp_wire::header;
 
 /// Larger messages are not taken apart; they pass as they are.
 pub(crate) const MESSAGE_BYTES_MAX: u64 = 32 << 20;
@@ -65,7 +66,7 @@ fn is_bottomless(message: &[u8]) -> bool {
 
 /// All of the body goes: nobody can tell what is in it.
 fn without_body(message: &[u8]) -> Cut {
-    let end = memchr::memmem::find(message, b"\r\n\r\n").map_or(message.len(), |at| at + 4);
+    let end = message.len() - header::text(message).len();
     let text = "\r\nWhat was here was nested too deep to be looked into, and was taken out.\r\n";
     Cut { range: end..message.len(), text: text.into(), name: "all of it".into() }
 }

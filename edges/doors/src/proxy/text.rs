@@ -11,20 +11,22 @@ use mpp_wire::smtp_server::Text;
 use tokio::time::Instant;
 
 use super::gate::Tally;
-use super::reply::{self, NO_HOP};
+use super::reply::{self, Answer, NO_ANSWER, NO_HOP, NOT_NOW, Own, TAKEN};
 use super::session::{Next, Session, asked};
 use super::trace_header::{RECEIVED_MAX, received};
+use crate::mark;
 
 /// A text that does not end its lines as it must; nothing behind it can be trusted.
 const BARE_LINE_END: &str = "554 5.6.0 A line does not end with CRLF\r\n";
 
 /// When there is no room for a message that has to wait.
-const SPOOL_FULL: &str = "452 4.3.1 No room for messages now\r\n";
+const SPOOL_FULL: Own = Own(452, "4.3.1 No room for messages now");
 
 impl Session {
     pub(super) async fn data(&mut self) -> io::Result<Next> {
-        if let Err(reply) = self.begin_text().await {
-            return Ok(self.wrong(&reply));
+        if let Err(answer) = self.begin_text().await {
+            self.count_idle();
+            return Ok(self.answer(&answer));
         }
         self.say("354 End data with <CR><LF>.<CR><LF>\r\n");
         self.flush().await?;
@@ -54,8 +56,8 @@ impl Session {
         let is_going_on = self.transaction.as_ref().is_some_and(|message| message.is_chunked);
         if !is_going_on {
             let begun = self.begin_text().await;
-            if let Err(reply) = begun {
-                return self.skip(left, &reply).await;
+            if let Err(answer) = begun {
+                return self.skip(left, &answer).await;
             }
             self.decoder.begin_text();
             if let Some(message) = &mut self.transaction {
@@ -92,14 +94,15 @@ impl Session {
     }
 
     /// Throws a chunk away that nobody wants: it comes in any case (RFC 3030 section 2).
-    async fn skip(&mut self, mut left: u64, reply: &str) -> io::Result<Next> {
+    async fn skip(&mut self, mut left: u64, answer: &Answer) -> io::Result<Next> {
         let until = self.text_ends();
         while !self.decoder.skip(&mut left) {
             if self.read_text(until).await? == 0 {
                 return Ok(Next::Close);
             }
         }
-        Ok(self.wrong(reply))
+        self.count_idle();
+        Ok(self.answer(answer))
     }
 
     fn text_ends(&self) -> Instant {
@@ -110,19 +113,19 @@ impl Session {
     ///
     /// # Errors
     /// The reply to the client instead.
-    async fn begin_text(&mut self) -> Result<(), String> {
+    async fn begin_text(&mut self) -> Result<(), Answer> {
         let Some(message) = &self.transaction else {
-            return Err("503 5.5.1 MAIL first\r\n".into());
+            return Err(Own(503, "5.5.1 MAIL first").into());
         };
         if message.is_chunked {
-            return Err("503 5.5.1 BDAT goes on with BDAT\r\n".into());
+            return Err(Own(503, "5.5.1 BDAT goes on with BDAT").into());
         }
         if let Some(fault) = message.fault {
             self.reset();
             return Err(fault.into());
         }
         if message.recipients == 0 {
-            return Err("554 5.5.1 No valid recipients\r\n".into());
+            return Err(Own(554, "5.5.1 No valid recipients").into());
         }
         self.order = (None, None);
         if let Some(refusal) = self.judge(Stage::Data).await {
@@ -130,7 +133,10 @@ impl Session {
             return Err(refusal);
         }
         self.hold_all();
-        let waits = self.door.hub.live().configuration.policies.hold_at_end();
+        let policies = self.door.hub.live();
+        let policies = &policies.configuration.policies;
+        // What was released is changed in nothing, and only the whole of it tells.
+        let waits = policies.hold_at_end() || policies.needs().is_any() && self.believes_marks();
         let now_ms = self.door.hub.now_ms();
         let is_gateway = self.setup.proxy.is_gateway();
         let Some(message) = &mut self.transaction else { return Err(NO_HOP.into()) };
@@ -152,24 +158,21 @@ impl Session {
         if let Err(trouble) = self.edit().await {
             crate::warn(&format!("proxy {}: the next hop: {trouble}", self.setup.proxy.name));
             self.reset();
-            return Err("451 4.3.0 Cannot be done now\r\n".into());
+            return Err(NOT_NOW.into());
         }
         let Some(message) = &mut self.transaction else { return Err(NO_HOP.into()) };
         let answered = match &mut message.hop {
-            Some(hop) => hop.say("DATA\r\n").await.ok(),
+            Some(hop) => hop.data().await.ok(),
             None => None,
         };
         match answered {
-            Some(reply) if reply.code == 354 => {
+            Some(None) => {
                 message.is_text = true;
                 Ok(())
             }
-            Some(reply) => {
-                let mut text = String::new();
-                reply::push(&reply, &mut text);
+            Some(Some(refusal)) => {
                 self.reset();
-                // An answer that is no refusal is none to pass on.
-                Err(if reply.code >= 400 { text } else { NO_HOP.to_owned() })
+                Err(Answer::from(&refusal))
             }
             None => {
                 message.hop = None;
@@ -191,7 +194,7 @@ impl Session {
     }
 
     /// Has the message wait in the spool, with its header before it.
-    fn begin_spool(&mut self) -> Result<(), String> {
+    fn begin_spool(&mut self) -> Result<(), Answer> {
         let Some(message) = &mut self.transaction else { return Err(NO_HOP.into()) };
         let mut spool = self.door.spool.begin();
         let header = std::mem::take(&mut message.header);
@@ -247,9 +250,18 @@ impl Session {
 
     /// Looks whether text may be passed on, and puts the header before the first of it.
     fn look_at(&mut self, text: &mut Vec<u8>) {
+        let believes = self.believes_marks();
         let proxy = &self.setup.proxy;
         let Some(message) = &mut self.transaction else { return };
+        let has_header = proxy.is_gateway() || !message.header.is_empty();
+        if has_header && message.watch.bytes == 0 && matches!(text.first(), Some(b' ' | b'\t')) {
+            // No header, and a text that would go on with ours.
+            text.splice(..0, *b"\r\n");
+        }
         message.watch.see(text);
+        if !believes {
+            message.border.pass(text, &mark::FIELD);
+        }
         if let Some(edits) = &message.edits {
             message.filter.pass(text, edits.removed());
         }
@@ -262,11 +274,11 @@ impl Session {
         }
         let takes_eight_bit = message.hop.as_ref().is_none_or(|hop| hop.offers.eight_bit);
         let fault = if message.watch.bytes > proxy.limits.message_bytes {
-            "552 5.3.4 Message too big\r\n"
+            Own(552, "5.3.4 Message too big")
         } else if message.watch.received > RECEIVED_MAX {
-            "554 5.4.6 Too many hops\r\n"
+            Own(554, "5.4.6 Too many hops")
         } else if message.watch.is_eight_bit && !takes_eight_bit {
-            "554 5.6.1 The next hop takes no 8-bit text\r\n"
+            Own(554, "5.6.1 The next hop takes no 8-bit text")
         } else {
             return;
         };
@@ -284,37 +296,29 @@ impl Session {
         let fault = self.transaction.as_ref().and_then(|message| message.fault);
         if let Some(fault) = fault {
             Tally::more(&self.tally().refused);
-            self.reset();
-            self.message_is_over();
-            return Ok(self.wrong(fault));
+            return Ok(self.end_message(&fault.into()));
         }
         self.order = (None, None);
         if let Some(refusal) = self.judge(Stage::EndOfMessage).await {
             Tally::more(&self.tally().refused);
-            self.message_is_over();
-            return Ok(self.refused(&refusal));
+            return Ok(self.end_message(&refusal));
         }
         let is_held = self.hold_all();
         let Some(message) = &mut self.transaction else { return Ok(Next::GoOn) };
         if message.is_discarded {
-            self.message_is_over();
-            return Ok(self.say("250 2.0.0 Ok\r\n"));
+            return Ok(self.end_message(&TAKEN.into()));
         }
         if is_held && message.spool.is_none() {
             // No policy did so when its text began, and that is on its way: next time it waits.
             message.hop = None;
-            self.door.hub.take_back(&message.instance, &mut self.desk);
             Tally::more(&self.tally().refused);
-            self.message_is_over();
-            return Ok(self.say("451 4.3.0 Cannot be done now\r\n"));
+            return Ok(self.end_message(&NOT_NOW.into()));
         }
         if message.spool.is_some() {
             self.put_in_spool(&mut rest);
             let is_lost = self.transaction.as_ref().is_none_or(|message| message.spool.is_none());
             if is_lost {
-                self.reset();
-                self.message_is_over();
-                return Ok(self.say(SPOOL_FULL));
+                return Ok(self.end_message(&SPOOL_FULL.into()));
             }
             return Box::pin(self.end_of_spooled()).await;
         }
@@ -330,12 +334,10 @@ impl Session {
             Some(hop) => hop.end(&mut rest, message.at_hop.unwrap_or(message.recipients)).await,
             None => Err(io::ErrorKind::NotConnected.into()),
         };
-        let answer = ended.ok().and_then(reply::of_all).filter(|it| !(300..400).contains(&it.code));
-        let Some(answer) = answer else {
-            self.door.hub.take_back(&message.instance, &mut self.desk);
+        let Some(answer) = ended.ok().and_then(reply::of_all) else {
+            message.hop = None;
             Tally::more(&self.tally().unanswered);
-            self.message_is_over();
-            return Ok(self.say("451 4.4.2 The next hop has not answered\r\n"));
+            return Ok(self.end_message(&NO_ANSWER.into()));
         };
         let verdict = message.watch.verdict;
         if answer.is_positive() {
@@ -346,18 +348,15 @@ impl Session {
             }
         } else {
             Tally::more(&self.door.gate.tally.refused);
-            self.door.hub.take_back(&message.instance, &mut self.desk);
         }
         if let Some(hop) = message.hop.take()
             && answer.code != 421
         {
             self.door.pool.keep(hop, &self.setup);
         }
-        reply::push(&answer, &mut self.out);
         if let Some(is_spam) = verdict {
             self.believe(is_spam).await;
         }
-        self.message_is_over();
-        Ok(self.say(""))
+        Ok(self.end_message(&Answer::from(&answer)))
     }
 }

@@ -1,5 +1,7 @@
 //! The header that a gateway adds (RFC 5321 section 4.4), and how many of them there are.
 
+use mpp_wire::header::{Line, Lines, NAME_BYTES_MAX};
+
 use super::client::Client;
 
 /// A message with so many of them goes round in circles (Postfix: `hopcount_limit`).
@@ -68,10 +70,11 @@ fn date(now_ms: u64) -> String {
 /// Looks at the text of a message as it passes, a piece at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
+    lines: Lines,
     /// What has come of the line under way, as far as it matters.
     line: Vec<u8>,
-    is_in_body: bool,
-    /// Lines that begin with `Received:`.
+    is_in_text: bool,
+    /// Fields of the name `Received`.
     pub(crate) received: u32,
     /// What another filter has said of it: whether it is spam.
     pub(crate) verdict: Option<bool>,
@@ -84,11 +87,11 @@ pub(crate) struct Watch {
 impl Watch {
     /// Looks at the next piece.
     pub(crate) fn see(&mut self, text: &[u8]) {
-        // As much of a line as tells a header apart, and what a filter says in it.
-        const WANTED: usize = 48;
+        // As much of a line as tells what it is, and what a filter says in it.
+        const WANTED: usize = NAME_BYTES_MAX + 64;
         self.bytes += text.len() as u64;
         self.is_eight_bit |= !text.is_ascii();
-        if self.is_in_body {
+        if self.is_in_text {
             return;
         }
         for line in text.split_inclusive(|byte| *byte == b'\n') {
@@ -97,30 +100,39 @@ impl Watch {
             if !line.ends_with(b"\n") {
                 return;
             }
-            if self.line == b"\r\n" {
-                self.is_in_body = true;
-                self.line = Vec::new();
-                return;
+            match self.lines.tell(&self.line) {
+                Some(Line::Field { name, colon }) => self.field(name, colon),
+                Some(Line::Fold | Line::Mailbox) => {}
+                Some(Line::Empty | Line::Text) | None => {
+                    self.is_in_text = true;
+                    self.line = Vec::new();
+                    return;
+                }
             }
-            let is_received =
-                self.line.get(..9).is_some_and(|head| head.eq_ignore_ascii_case(b"received:"));
-            self.received += u32::from(is_received);
-            self.verdict = self.verdict.max(said(&self.line));
             self.line.clear();
         }
+    }
+
+    fn field(&mut self, name: usize, colon: usize) {
+        let value = self.line.get(colon..).unwrap_or_default();
+        let name = self.line.get(..name).unwrap_or_default();
+        let said = said(name, value);
+        // Who sent it may have written below the first `Received`, which the server that scans has put
+        // there; that it is clean is believed only of what stands above.
+        if said == Some(true) || self.received == 0 {
+            self.verdict = self.verdict.max(said);
+        }
+        self.received += u32::from(name.eq_ignore_ascii_case(b"received"));
     }
 }
 
 /// What a filter says in a header field: `X-Spam-Flag` and `X-Spam-Status` (`SpamAssassin`), `X-Spam`
 /// (rspamd).
-fn said(line: &[u8]) -> Option<bool> {
-    let end = line.iter().position(|byte| *byte == b':')?;
-    let (name, value) = line.split_at_checked(end)?;
+fn said(name: &[u8], value: &[u8]) -> Option<bool> {
     let is_one = ["x-spam-flag", "x-spam-status", "x-spam"]
         .iter()
         .any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
-    let value = value.get(1..)?.trim_ascii_start();
-    let word = value.split(|byte| !byte.is_ascii_alphabetic()).next()?;
+    let word = value.trim_ascii_start().split(|byte| !byte.is_ascii_alphabetic()).next()?;
     if !is_one {
         None
     } else if word.eq_ignore_ascii_case(b"yes") {
@@ -136,8 +148,10 @@ mod tests {
 
     #[test]
     fn headers_are_counted_in_pieces_as_in_one() {
-        let text = b"Received: a\r\n\tb\r\nrECEIVED: c\r\nX-Received: d\r\nA: \xc3\xa4\r\n\r\nReceived: e\r\n";
-        for piece in 1..=text.len() {
+        let whole = b"Received: a\r\n\tb\r\nrECEIVED : c\r\nX-Received: d\r\nA: \xc3\xa4\r\n\r\nReceived: e\r\n";
+        let broken = b"Received: a\r\n\tb\r\nReceived:c\r\nA: \xc3\xa4\r\ntext\r\nReceived: e\r\n";
+        for (text, piece) in (1..=whole.len()).flat_map(|it| [(&whole[..], it), (&broken[..], it)])
+        {
             let mut watch = Watch::default();
             text.chunks(piece).for_each(|piece| watch.see(piece));
             assert_eq!((watch.received, watch.is_eight_bit), (2, true), "pieces of {piece}");
@@ -155,6 +169,13 @@ mod tests {
             ("X-Spam-Score: 5\r\n", None),
             ("X-Spam-Flag: maybe\r\n", None),
             ("Subject: x\r\n\r\nX-Spam-Flag: YES\r\n", None),
+            ("Subject: x\r\nno field\r\nX-Spam-Flag: YES\r\n", None),
+            ("X-Spam-Flag : YES\r\n", Some(true)),
+            // Whoever sent it can say so himself, below what the server that scans has written.
+            ("Received: a\r\nX-Spam-Flag: NO\r\n", None),
+            ("X-Spam-Flag: NO\r\nReceived: a\r\nX-Spam-Flag: NO\r\n", Some(false)),
+            ("X-Spam-Flag: NO\r\nReceived: a\r\nX-Spam-Flag: YES\r\n", Some(true)),
+            ("Received: a\r\nX-Spam-Status: Yes\r\n", Some(true)),
         ] {
             for piece in [1, 7, 100] {
                 let mut watch = Watch::default();

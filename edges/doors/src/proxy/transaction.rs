@@ -13,6 +13,7 @@ use super::deliver::Unstuffing;
 use super::header_filter::HeaderFilter;
 use super::next_hop::NextHop;
 use super::offers::Offers;
+use super::reply::Own;
 use super::trace_header::Watch;
 use crate::scanning::Named;
 
@@ -26,6 +27,8 @@ pub(crate) struct Transaction {
     pub(crate) parameters: Parameters,
     /// Recipients that the next hop has taken.
     pub(crate) recipients: u32,
+    /// Recipients that were not taken.
+    pub(crate) not_named: u32,
     pub(crate) last_recipient: String,
     /// The number of the hop, once a recipient has said which.
     pub(crate) route: Option<usize>,
@@ -41,12 +44,14 @@ pub(crate) struct Transaction {
     /// Whether it is to be taken and thrown away.
     pub(crate) is_discarded: bool,
     /// What stands against it, whatever else follows.
-    pub(crate) fault: Option<&'static str>,
+    pub(crate) fault: Option<Own>,
     /// What is to be written before the text.
     pub(crate) header: String,
     /// What is to be done to it.
     pub(crate) edits: Option<Edits>,
     pub(crate) filter: HeaderFilter,
+    /// Takes out what only we may say.
+    pub(crate) border: HeaderFilter,
     /// The recipients.
     pub(crate) named: Vec<Named>,
     /// Where it waits, if it is looked into.
@@ -96,6 +101,11 @@ impl Parameters {
         Ok(parameters)
     }
 
+    /// All of them as they were written.
+    pub(crate) fn all(&self) -> &str {
+        &self.all
+    }
+
     /// Those that a next hop takes.
     fn fit(&self, offers: &Offers, is_strict: bool) -> String {
         fitting(&self.all, is_strict, |name| match name {
@@ -136,7 +146,7 @@ pub(crate) enum Said {
     /// Its answer.
     Reply(Reply),
     /// Not to be said to it at all.
-    Cannot(&'static str),
+    Cannot(Own),
 }
 
 impl Transaction {
@@ -160,13 +170,13 @@ impl Transaction {
         let offers = &hop.offers;
         let too_big = offers.size.filter(|most| *most > 0);
         if is_strict && self.parameters.is_eight_bit && !offers.eight_bit {
-            return Ok(Said::Cannot("554 5.6.3 The next hop takes no 8BITMIME\r\n"));
+            return Ok(Said::Cannot(Own(554, "5.6.3 The next hop takes no 8BITMIME")));
         }
         if is_strict && self.parameters.is_utf8 && !offers.utf8 {
-            return Ok(Said::Cannot("553 5.6.7 The next hop takes no SMTPUTF8\r\n"));
+            return Ok(Said::Cannot(Own(553, "5.6.7 The next hop takes no SMTPUTF8")));
         }
         if self.parameters.size.is_some_and(|size| too_big.is_some_and(|most| size > most)) {
-            return Ok(Said::Cannot("552 5.3.4 Message too big\r\n"));
+            return Ok(Said::Cannot(Own(552, "5.3.4 Message too big")));
         }
         let mut lines = attributes::xforward(client, &self.instance, &offers.xforward);
         let before = lines.len();
@@ -203,7 +213,7 @@ impl Transaction {
         if edits.is_redirected()
             && let Some(hop) = &mut self.hop
         {
-            hop.say("RSET\r\n").await?;
+            hop.forget().await?;
             self.is_begun = false;
             count = 0;
         }
