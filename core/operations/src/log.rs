@@ -26,6 +26,8 @@ pub struct Query {
     pub id: Option<String>,
     /// The queue id of the mail server.
     pub queue_id: Option<String>,
+    /// What door and mail server call the message.
+    pub instance: Option<String>,
     /// What was decided: `accept`, `defer`, `reject`, `hold`, `discard`.
     pub verdict: Option<String>,
     /// The check that decided.
@@ -143,6 +145,7 @@ impl Wanted {
             && same(&query.account, &row.sasl_user)
             && same(&query.id, &row.id)
             && query.queue_id.as_ref().is_none_or(|wanted| *wanted == row.queue_id)
+            && query.instance.as_ref().is_none_or(|wanted| *wanted == row.instance)
             && same(&query.verdict, &row.verdict)
             && same(&query.check, &row.check)
             && query.since.as_ref().is_none_or(|since| *row.time >= **since)
