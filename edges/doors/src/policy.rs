@@ -20,6 +20,7 @@ use mpp_hub::trace::Speaker;
 use mpp_hub::{Asked, Desk, Hub, Judged, Observed};
 use mpp_wire::policy::{Decoder, Malformed, Request, push_answer};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
+use tokio::time::{Instant, timeout_at};
 
 use crate::dialogue;
 use crate::listen::Connection;
@@ -86,6 +87,9 @@ fn return_out(mut out: Vec<u8>) {
         }
     });
 }
+
+/// A request that has begun is whole within this time.
+const REQUEST_TIME: Duration = Duration::from_secs(30);
 
 /// Lets the other connections that have something to say be read and judged first. Answers that
 /// are written close together wake a peer that waits for several of them once, and waking costs as
@@ -211,10 +215,27 @@ impl Session {
     /// Answers until the peer closes; returns what was wrong if something was.
     async fn run(&mut self, io: &mut Connection) -> io::Result<Option<String>> {
         let mut decoder = Decoder::default();
-        while let Some((table, length)) = read(io).await? {
+        let mut began = None;
+        loop {
+            let next = if decoder.held() == 0 {
+                began = None;
+                read(io).await?
+            } else {
+                // What is held of it costs memory, and no server takes so long to say it.
+                let until = *began.get_or_insert_with(Instant::now) + REQUEST_TIME;
+                let Ok(next) = Box::pin(timeout_at(until, read(io))).await else {
+                    return Ok(Some("a request that does not end".to_owned()));
+                };
+                next?
+            };
+            let Some((table, length)) = next else { break };
             // In a box of its own: a connection that waits does not keep room for it.
             let work = Box::pin(self.work(&mut decoder, table, length));
             let (out, end) = work.await;
+            if !out.is_empty() {
+                // What is held now is another one.
+                began = None;
+            }
             give_way().await;
             // What was answered before the fault is still sent.
             let written = write(io, &out).await;

@@ -67,11 +67,17 @@ fn what_was_not_taken_counts_for_nothing_whatever_the_reason() {
 const SPOOLED: &str = "[[policy.default.threshold]]\nname = \"hold\"\nkey = \"client\"\n\
     count = \"messages\"\nlimit = 100000\nper = \"1h\"\nthen = \"hold\"\n";
 
+/// The rules, with more users.
+fn with_users(many: &[String]) -> String {
+    let list: Vec<String> = many.iter().map(|user| format!("\"{user}\"")).collect();
+    let all = format!("addresses = [{}, \"bob@test", list.join(", "));
+    RULES.replace("addresses = [\"bob@test", &all)
+}
+
 #[test]
 fn the_largest_that_is_promised_passes() {
     let many: Vec<String> = (0..1000).map(|number| format!("u{number}@test.example")).collect();
-    let list: String = many.iter().map(|user| format!("\"{user}\", ")).collect();
-    let rules = RULES.replace("addresses = [\"bob@test", &format!("addresses = [{list}\"bob@test"));
+    let rules = with_users(&many);
     let hop = Ledger::start(|| None);
     let (_mpp, listen) = gateway(hop.address(), "message_size = \"1 MiB\"\n", &rules);
     let mut raw = RawSmtp::connect(&listen);
@@ -119,10 +125,7 @@ fn the_largest_that_is_promised_passes() {
 #[test]
 fn a_message_to_many_strangers_is_greylisted_and_passes_at_the_second_try() {
     let many: Vec<String> = (0..150).map(|number| format!("u{number}@test.example")).collect();
-    let list: String = many.iter().map(|user| format!("\"{user}\", ")).collect();
-    let rules = RULES
-        .replace("addresses = [\"bob@test", &format!("addresses = [{list}\"bob@test"))
-        .replace("mode = \"off\"", "delay = \"1s\"");
+    let rules = with_users(&many).replace("mode = \"off\"", "delay = \"1s\"");
     let hop = Ledger::start(|| None);
     let (_mpp, listen) = gateway(hop.address(), "", &rules);
     let send = || {

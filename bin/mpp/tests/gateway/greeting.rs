@@ -146,3 +146,38 @@ fn names_are_looked_up_and_have_to_lead_back() {
     let reply = raw.message("a@b.example", "bob@test.example", "Serial: dns\r\n\r\nx");
     assert!(reply.starts_with("250"), "{reply}");
 }
+
+#[test]
+fn a_balancer_that_looks_whether_we_are_well_is_no_stranger() {
+    let ledger = Ledger::start(|| None);
+    let rules = format!(
+        "{RULES}\n[[policy.default.threshold]]\nname = \"visits\"\nkey = \"client\"\n\
+         count = \"connections\"\nlimit = 3\nper = \"1h\"\nthen = {{ block = \"1d\" }}\n"
+    );
+    let settings = "proxy_protocol = [\"127.0.0.0/8\"]\nclient_connections = 2\n";
+    let (mpp, listen) = gateway(ledger.address(), settings, &rules);
+    // Version two, LOCAL (proxy-protocol.txt section 2.2).
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec();
+    let unknown = b"PROXY UNKNOWN\r\n".to_vec();
+    // Many at once, and more of them than a stranger may make.
+    let mut open = Vec::new();
+    for number in 0..12 {
+        let mut raw = RawSmtp::open(&listen);
+        raw.send(if number % 2 == 0 { &local } else { &unknown });
+        let reply = raw.reply();
+        assert!(reply.starts_with("220"), "check {number}: {reply}");
+        raw.expect("EHLO balancer.example", "250");
+        open.push(raw);
+    }
+    drop(open);
+    let blocks = mpp.json(&["blocks", "list"]);
+    assert!(!blocks.to_string().contains("127."), "{blocks}");
+    // Whom it speaks for is judged as ever.
+    let mut last = String::new();
+    for _ in 0..5 {
+        let mut raw = RawSmtp::open(&listen);
+        raw.send(b"PROXY TCP4 198.51.100.7 192.0.2.1 12345 25\r\n");
+        last = raw.reply();
+    }
+    assert!(last.starts_with('4'), "{last}");
+}

@@ -26,7 +26,7 @@ use mpp_hub::{Desk, Hub, Judged, Order};
 use mpp_wire::milter::{Decoder, Event, Texts, protocol};
 use mpp_wire::milter_answer::Answer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use self::agreement::{Agreement, Offer, Wishes};
 use self::message::{Client, Fate, Known, Message, UNKNOWN, joined, readable, resolved};
@@ -40,6 +40,8 @@ use crate::scanning::Named;
 const READ_BYTES: usize = 4096;
 /// A peer that does not take its answer for so long is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A packet that has begun is whole within this time.
+const PACKET_TIME: Duration = Duration::from_mins(1);
 /// What the hub calls this door when it ties requests together.
 const CONTEXT: &str = "milter";
 
@@ -123,8 +125,19 @@ impl Session {
         let mut decoder = Decoder::default();
         let mut bytes = vec![0; READ_BYTES];
         let mut out = Vec::new();
+        let mut began = None;
         loop {
-            let length = io.read(&mut bytes).await?;
+            // What is held of a packet costs memory, and no server takes so long to say it.
+            let length = if decoder.is_inside() {
+                let until = *began.get_or_insert_with(Instant::now) + PACKET_TIME;
+                let Ok(read) = timeout_at(until, io.read(&mut bytes)).await else {
+                    return Ok(Some("a packet that does not end".to_owned()));
+                };
+                read?
+            } else {
+                began = None;
+                io.read(&mut bytes).await?
+            };
             if length == 0 {
                 return Ok(decoder.is_inside().then(|| "it ended inside a packet".to_owned()));
             }
@@ -133,6 +146,7 @@ impl Session {
                 match decoder.next_event() {
                     Ok(Some(Event::Quit)) => break Some(None),
                     Ok(Some(event)) => {
+                        began = None;
                         let (step, before) = (self.watched_step(&event), out.len());
                         if let Err(wrong) = self.answer(event, &mut out).await {
                             break Some(Some(wrong));
