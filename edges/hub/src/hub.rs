@@ -503,10 +503,11 @@ impl Hub {
         }
     }
 
-    /// Drops what has run out, a piece at a time. To be called ten times a second.
-    pub fn tick(&self) {
+    /// Drops what has run out, a piece at a time; whether there was anything. To be called once a second,
+    /// and soon again where there was.
+    pub fn tick(&self) -> bool {
         let now_ms = self.clock.now_ms();
-        self.store.expire(now_ms);
+        let expired = self.store.expire(now_ms);
         let back = self.transactions().expire(now_ms);
         let mut effects = Vec::new();
         give_back(&back, &mut effects);
@@ -514,6 +515,7 @@ impl Hub {
             self.store.perform(now_ms, &effects);
         }
         self.statistics().expire(now_ms);
+        expired > 0 || !effects.is_empty()
     }
 
     /// The slow part of housekeeping: what directories have to tell. To be called every few seconds.
