@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -23,6 +24,7 @@ use mpp_hub::spool::Spool;
 use mpp_hub::store::{Health, Store};
 use mpp_pages::Pages;
 use mpp_quarantine::{Quarantine, Together};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -36,7 +38,7 @@ use crate::{place, private, wiring};
 
 /// How often expiry, transactions, list files and the log are looked at while nothing happens; and while
 /// there is much that has run out.
-const TICK: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_millis(1_200);
 const TICK_BUSY: Duration = Duration::from_millis(100);
 /// Tasks that a worker runs before it asks the kernel what else there is: each connection of a round
 /// is two.
@@ -318,7 +320,8 @@ impl Node {
                 .spawn(move || work(doors, &hub, [&places, &proxy_places], &stopping))?;
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
+        let (working, ended) = std::sync::mpsc::channel();
+        let work = async {
             self.serve_pages(&doors)?;
             if let Some(keeper) = &self.keeper {
                 let log = self.state.join(wiring::LOG);
@@ -331,6 +334,14 @@ impl Node {
                 keeper.stop().await;
             }
             Ok::<(), Failure>(())
+        };
+        std::thread::scope(|scope| {
+            let name = std::thread::Builder::new().name("housekeeping".into());
+            let handle = runtime.handle().clone();
+            name.spawn_scoped(scope, move || self.keep_house(&ended, &handle))?;
+            let done = runtime.block_on(work);
+            drop(working);
+            done
         })?;
         wiring::write_statistics(&self.state, &self.hub);
         if let Err(error) = self.hub.store().settle() {
@@ -371,27 +382,33 @@ impl Node {
         );
         let control: Arc<dyn mpp_admin::Control> = self.reloader.clone();
         tokio::spawn(mpp_admin::serve(admin, Arc::clone(&self.hub), control));
-        let mut pause = TICK;
-        let (mut lists_at, mut slow_at) = (Instant::now() + TICK, Instant::now() + SLOW);
-        let mut seen = Seen { was_good: true, most_bytes: 0 };
         loop {
             tokio::select! {
                 _ = stop.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
                 // What is wrong was said to the log already.
                 _ = hang_up.recv() => drop(self.reloader.reload(false)),
-                () = tokio::time::sleep(pause) => {
-                    pause = if self.hub.tick() { TICK_BUSY } else { TICK };
-                    let now = Instant::now();
-                    if now >= lists_at {
-                        lists_at = now + TICK;
-                        self.look_at_files();
-                    }
-                    if now >= slow_at {
-                        slow_at = now + SLOW;
-                        self.look_around(&mut seen);
-                    }
-                }
+            }
+        }
+    }
+
+    /// Housekeeping, until the other end of the channel is gone. A thread of its own that sleeps wakes up
+    /// once for each look; a timer of the runtime twice.
+    fn keep_house(&self, ended: &Receiver<()>, runtime: &Handle) {
+        let _entered = runtime.enter();
+        let mut pause = TICK;
+        let (mut files_at, mut slow_at) = (Instant::now() + TICK, Instant::now() + SLOW);
+        let mut seen = Seen { was_good: true, most_bytes: 0 };
+        while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+            pause = if self.hub.tick() { TICK_BUSY } else { TICK };
+            let now = Instant::now();
+            if now >= files_at {
+                files_at = now + TICK;
+                self.look_at_files();
+            }
+            if now >= slow_at {
+                slow_at = now + SLOW;
+                self.look_around(&mut seen);
             }
         }
     }
