@@ -173,7 +173,7 @@ pub struct Hub {
     transactions: Mutex<Transactions>,
     statistics: Mutex<Statistics>,
     started_ms: u64,
-    last_asked: Doors,
+    pub(crate) last_asked: Doors,
     pub(crate) traces: Arc<Traces>,
 }
 
@@ -254,11 +254,6 @@ impl Hub {
     /// When it was put together, as [`Hub::now_ms`] has it.
     pub fn started_ms(&self) -> u64 {
         self.started_ms
-    }
-
-    /// When each door was asked last, and about whom.
-    pub fn last_asked(&self) -> Vec<mpp_operations::status::LastAsked> {
-        self.last_asked.report(self.now_ms())
     }
 
     /// The statistics.

@@ -17,6 +17,7 @@ pub mod html;
 mod hub;
 pub mod id;
 pub mod import;
+mod known;
 mod last_asked;
 mod line;
 pub mod log;
