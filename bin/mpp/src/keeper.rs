@@ -80,6 +80,11 @@ impl Keeper {
                 Ok(json!({ "rows": rows, "cursor": page.cursor }))
             }
             "quarantine-show" => Ok(self.quarantine.show(text("id"), &scope).await?.to_json()),
+            "quarantine-raw" => {
+                let place = request.get("place").and_then(Value::as_u64).unwrap_or(0);
+                let piece = self.quarantine.raw(text("id"), &scope, place).await?;
+                Ok(json!({ "hex": mpp_hub::hex::hex(&piece) }))
+            }
             "quarantine-expire" => {
                 let expired = self.quarantine.expire().await?;
                 Ok(json!({
@@ -421,6 +426,9 @@ impl From<String> for Untold {
     }
 }
 
+/// Why mail is held: what scanners call it, or because a policy wants so.
+const REASONS: [&str; 4] = ["spam", "virus", "hold", "clean"];
+
 /// What is looked for.
 fn search(request: &Value, scope: Scope) -> Result<Search, String> {
     let text = |name: &str| request.get(name).and_then(Value::as_str).unwrap_or_default();
@@ -435,12 +443,16 @@ fn search(request: &Value, scope: Scope) -> Result<Search, String> {
             })?]
         }
     };
+    let reason = text("reason");
+    if !reason.is_empty() && !REASONS.contains(&reason) {
+        return Err(format!("`{reason}` is no reason to hold mail: {}", REASONS.join(", ")));
+    }
     Ok(Search {
         scope,
         sender: text("sender").to_owned(),
         recipient: text("recipient").to_owned(),
         words: text("words").to_owned(),
-        reason: text("reason").to_owned(),
+        reason: reason.to_owned(),
         since_ms: number("since_ms"),
         after: None,
         until_ms: number("until_ms"),
@@ -460,8 +472,16 @@ impl Pages for Front {
             let shown = self.0.quarantine.show(&id, &Scope::User(user.clone())).await;
             let row = shown.map_err(|_| NOTHING)?.row;
             let sender = if row.sender.is_empty() { "(nobody)".into() } else { row.sender };
-            let when = mpp_quarantine::time_text(row.at_ms);
-            Ok(Held { id: row.id, user, sender, subject: row.subject, when, reason: row.reason })
+            let over = match row.recipients.iter().map(|(_, state)| *state).min() {
+                Some(State::Held) => "",
+                Some(State::Releasing) => "This message may be on its way already.",
+                Some(State::Released) => "This message was delivered already.",
+                Some(State::Deleted) | None => "This message is gone.",
+            };
+            let over = over.to_owned();
+            let when = self.0.quarantine.local_text(row.at_ms).await?;
+            let (id, subject, reason) = (row.id, row.subject, row.reason);
+            Ok(Held { id, user, sender, subject, when, reason, over })
         })
     }
 

@@ -9,6 +9,12 @@ pub(crate) fn out(text: &str) {
     let _ = writeln!(stdout, "{}", text.trim_end_matches('\n'));
 }
 
+/// Writes bytes to standard output as they are.
+pub(crate) fn bytes(bytes: &[u8]) {
+    // As above.
+    let _ = io::stdout().lock().write_all(bytes);
+}
+
 /// Writes an error to standard error.
 pub(crate) fn error(text: &str) {
     // If standard error is gone there is nobody left to tell.

@@ -108,6 +108,17 @@ fn places(configuration: &Configuration) -> Vec<(&str, &[String])> {
     configuration.proxies.iter().map(|proxy| (&*proxy.name, &*proxy.listen)).collect()
 }
 
+impl Reloader {
+    /// Why nothing can be held, if so.
+    fn held_up(&self) -> Value {
+        let Some(keeper) = &self.keeper else { return Value::Null };
+        match keeper.quarantine().trouble() {
+            Some(trouble) => json!({ "trouble": trouble.text, "since_ms": trouble.since_ms }),
+            None => json!({ "trouble": null, "since_ms": null }),
+        }
+    }
+}
+
 impl Control for Reloader {
     fn reload(&self, is_forced: bool) -> Result<String, String> {
         // Whoever reloads may have moved the log away, whatever becomes of the configuration.
@@ -180,6 +191,7 @@ impl Control for Reloader {
             "proxy": self.listeners[2],
             "proxies": self.proxies(),
             "last_reload": self.last_reload(),
+            "quarantine": self.held_up(),
         })
     }
 

@@ -30,12 +30,20 @@ pub enum Shelf {
     Fault,
     /// What a directory said of somebody; the mark says what ([`crate::directory::Found`]).
     Looked,
+    /// Recipients who have a message that comes again for others.
+    Delivered,
 }
 
 impl Shelf {
     /// All shelves, in the order of their numbers.
-    pub const ALL: [Self; 5] =
-        [Self::Greylisted, Self::Proven, Self::Correspondent, Self::Fault, Self::Looked];
+    pub const ALL: [Self; 6] = [
+        Self::Greylisted,
+        Self::Proven,
+        Self::Correspondent,
+        Self::Fault,
+        Self::Looked,
+        Self::Delivered,
+    ];
 }
 
 /// A remembered point in time.

@@ -12,7 +12,7 @@ use crate::Control;
 /// All of it.
 pub(crate) fn status(hub: &Hub, control: &dyn Control) -> Value {
     let counts = hub.store().counts();
-    let [greylisted, proven, correspondents, faults, looked_up] = counts.shelves;
+    let [greylisted, proven, correspondents, faults, looked_up, _] = counts.shelves;
     let (log_lines_dropped, log_trouble) =
         hub.log().map_or((0, None), mpp_hub::log::DecisionLog::health);
     let mut status = control.status();

@@ -19,9 +19,7 @@ pub(crate) static FIELD: LazyLock<HeaderNames> =
 /// no address came by a unix socket, and is one of ours.
 pub(crate) fn is_believed(client: Option<IpAddr>, configuration: &Configuration) -> bool {
     let networks = &configuration.networks;
-    client.is_none_or(|client| {
-        client.is_loopback() || networks.local.contains(client) || networks.trusted.contains(client)
-    })
+    client.is_none_or(|client| networks.local.contains(client) || networks.trusted.contains(client))
 }
 
 /// Delivers to those for whom it was released, but for what carries a virus.
@@ -94,7 +92,8 @@ mod tests {
         use mpp_engine::scan::{Scanned, Scanning};
         use mpp_hub::Order;
 
-        let text = "[scanner.x]\nkind = \"clamd\"\nservers = [\"127.0.0.1:1\"]\n\
+        let text = "[proxy.x]\nlisten = [\"127.0.0.1:2\"]\nnext_hop = [\"127.0.0.1:3\"]\n\
+            [scanner.x]\nkind = \"clamd\"\nservers = [\"127.0.0.1:1\"]\n\
             [policy.default.scan]\nwith = [\"x\"]\n";
         let read = mpp_config::compile("x", text, &std::collections::BTreeMap::new(), 1);
         let policies = read.configuration.unwrap().policies;
@@ -135,7 +134,7 @@ mod tests {
         let read = mpp_config::compile("x", text, &std::collections::BTreeMap::new(), 1);
         let configuration = read.configuration.unwrap();
         for (client, wanted) in
-            [("127.0.0.1", true), ("10.1.1.1", true), ("192.0.2.1", true), ("198.51.100.7", false)]
+            [("127.0.0.1", false), ("10.1.1.1", true), ("192.0.2.1", true), ("198.51.100.7", false)]
         {
             assert_eq!(is_believed(client.parse().ok(), &configuration), wanted, "{client}");
         }

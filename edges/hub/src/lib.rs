@@ -7,6 +7,7 @@
 
 pub mod board;
 pub mod clock;
+pub mod delivered;
 mod directories;
 pub mod directory;
 mod dry;

@@ -2,13 +2,15 @@
 //! in a file that has no name and so leaves nothing behind.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ipnet::IpNet;
 use mpp_config::Spool as Settings;
 
 /// The spool of a node.
@@ -19,6 +21,8 @@ pub struct Spool {
     /// Bytes in memory, and in all.
     memory: AtomicU64,
     size: AtomicU64,
+    /// Bytes and messages of clients and networks that have a share.
+    shares: Mutex<HashMap<IpNet, (u64, usize)>>,
 }
 
 /// A message that is being written.
@@ -37,6 +41,9 @@ pub struct Spooled {
     file: Option<File>,
     /// Bytes in the file.
     in_file: u64,
+    /// On whose shares it counts, and with how much.
+    whose: Vec<IpNet>,
+    counted: u64,
 }
 
 impl Spool {
@@ -47,13 +54,53 @@ impl Spool {
             settings: settings.clone(),
             memory: AtomicU64::new(0),
             size: AtomicU64::new(0),
+            shares: Mutex::default(),
         })
     }
 
     /// Begins a message.
     pub fn begin(self: &Arc<Self>) -> Writer {
-        let text = Spooled { spool: Arc::clone(self), memory: Vec::new(), file: None, in_file: 0 };
+        self.begin_for(&[])
+    }
+
+    /// Begins a message of a client and its network, each of which may fill a quarter of the spool, so
+    /// that nobody keeps all others out. A message that is the only one of its client may be as large as
+    /// there is room.
+    pub fn begin_for(self: &Arc<Self>, whose: &[IpNet]) -> Writer {
+        let mut whose = whose.to_vec();
+        // An IPv6 client is its network.
+        whose.dedup();
+        let mut shares = self.shares();
+        for who in &whose {
+            shares.entry(*who).or_default().1 += 1;
+        }
+        drop(shares);
+        let spool = Arc::clone(self);
+        let text = Spooled { spool, memory: Vec::new(), file: None, in_file: 0, whose, counted: 0 };
         Writer { spool: Arc::clone(self), text }
+    }
+
+    fn shares(&self) -> MutexGuard<'_, HashMap<IpNet, (u64, usize)>> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts bytes on shares; whether they have room for them.
+    fn take_share(&self, whose: &[IpNet], bytes: u64) -> bool {
+        if whose.is_empty() {
+            return true;
+        }
+        let mut shares = self.shares();
+        let is_over = |who: &IpNet| {
+            let (used, messages) = shares.get(who).copied().unwrap_or_default();
+            messages > 1 && used.saturating_add(bytes) > self.settings.size / 4
+        };
+        if whose.iter().any(is_over) {
+            return false;
+        }
+        for who in whose {
+            shares.entry(*who).or_default().0 += bytes;
+        }
+        true
     }
 
     /// Bytes that are in it: in memory, and in all.
@@ -79,10 +126,15 @@ impl Writer {
     /// The spool is full, or its disk is. What was written is of no use any more.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let (spool, length) = (&self.spool, bytes.len() as u64);
-        if !Spool::take(&spool.size, length, spool.settings.size) {
-            return Err(io::Error::new(io::ErrorKind::StorageFull, "the spool is full"));
+        let full = |what: &str| io::Error::new(io::ErrorKind::StorageFull, what);
+        if !spool.take_share(&self.text.whose, length) {
+            return Err(full("its client has filled its share of the spool"));
         }
         let text = &mut self.text;
+        text.counted += length;
+        if !Spool::take(&spool.size, length, spool.settings.size) {
+            return Err(full("the spool is full"));
+        }
         let in_memory = text.memory.len() as u64;
         let fits = text.file.is_none()
             && in_memory + length <= spool.settings.message_memory
@@ -167,6 +219,19 @@ impl Drop for Spooled {
         let in_memory = self.memory.len() as u64;
         self.spool.memory.fetch_sub(in_memory, Ordering::Relaxed);
         self.spool.size.fetch_sub(in_memory + self.in_file, Ordering::Relaxed);
+        if self.whose.is_empty() {
+            return;
+        }
+        let mut shares = self.spool.shares();
+        for who in &self.whose {
+            if let Some((used, messages)) = shares.get_mut(who) {
+                *used = used.saturating_sub(self.counted);
+                *messages -= 1;
+                if *messages == 0 {
+                    shares.remove(who);
+                }
+            }
+        }
     }
 }
 
@@ -179,6 +244,28 @@ mod tests {
         let settings = Settings { message_memory, memory, size };
         let spool = Spool::new(&folder.path().join("spool"), &settings);
         (folder, spool)
+    }
+
+    #[test]
+    fn one_client_does_not_fill_it() {
+        let (_folder, spool) = spool(0, 0, 1000);
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let of = |client: &str, network: &str| [net(client), net(network)];
+        let mine = of("192.0.2.7/32", "192.0.2.0/24");
+        // Alone it may be as large as there is room.
+        let mut large = spool.begin_for(&mine);
+        large.write(&[0; 900]).unwrap();
+        drop(large);
+        let mut held: Vec<Writer> = (0..10).map(|_| spool.begin_for(&mine)).collect();
+        let taken = held.iter_mut().filter_map(|writer| writer.write(&[0; 100]).ok()).count();
+        assert_eq!(taken, 2, "a quarter");
+        let mut neighbour = spool.begin_for(&of("192.0.2.8/32", "192.0.2.0/24"));
+        assert!(neighbour.write(&[0; 100]).is_err(), "its network has no more");
+        let mut other = spool.begin_for(&of("198.51.100.7/32", "198.51.100.0/24"));
+        other.write(&[0; 700]).unwrap();
+        drop((held, neighbour, other));
+        assert_eq!(spool.bytes(), (0, 0));
+        assert!(spool.shares().is_empty());
     }
 
     #[test]

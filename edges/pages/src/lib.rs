@@ -40,6 +40,8 @@ pub struct Held {
     pub when: String,
     /// Why it is held.
     pub reason: String,
+    /// What has become of it; empty while it waits.
+    pub over: String,
 }
 
 /// Who answers for the quarantine.
@@ -126,6 +128,10 @@ fn asking(held: &Held) -> String {
         format!("<tr><th align=\"left\">{name}</th><td>{}</td></tr>\n", escaped(value))
     })
     .concat();
+    if !held.over.is_empty() {
+        let over = escaped(&held.over);
+        return page(&format!("<h1>{over}</h1>\n<table>\n{rows}</table>\n"));
+    }
     page(&format!(
         "<h1>Deliver this message?</h1>\n<table>\n{rows}</table>\n\
          <form method=\"post\"><button>Deliver it to me</button></form>\n"
@@ -138,7 +144,8 @@ fn saying(text: &str) -> String {
 
 fn page(body: &str) -> String {
     format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Held mail</title>\
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>Held mail</title>\
          </head><body>\n{body}</body></html>\n"
     )
 }

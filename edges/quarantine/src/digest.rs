@@ -1,6 +1,7 @@
 //! Digests: a message to a user that lists what was held for him since the last one, and what was
 //! refused at the border.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mpp_hub::id::Id;
@@ -151,6 +152,11 @@ impl Inner {
             refused: refused.first().map_or(known.refused, |it| it.id),
         };
         let settings = self.settings();
+        let mut times = BTreeMap::new();
+        let moments = page.rows.iter().map(|row| row.at_ms);
+        for ms in moments.chain(refused.iter().map(|it| it.id.ms())) {
+            times.insert(ms, self.index.local_text(ms).await?);
+        }
         let made = Made {
             links: (!settings.links.is_empty()).then_some((&*settings.links, &self.seal)),
             user: &user,
@@ -158,6 +164,7 @@ impl Inner {
             refused: &refused,
             is_more: page.cursor.is_some(),
             now_ms: self.clock.now_ms(),
+            times: &times,
             quarantine: &settings,
         };
         let Known { held, refused: last } = until;

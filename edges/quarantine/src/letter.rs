@@ -1,5 +1,6 @@
 //! The text of a digest: plain and HTML, and nothing in it that a stranger could make active.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use mail_builder::MessageBuilder;
@@ -21,6 +22,8 @@ pub(crate) struct Made<'a> {
     pub(crate) refused: &'a [Refused],
     pub(crate) is_more: bool,
     pub(crate) now_ms: u64,
+    /// How moments are said here, as `at` means them; those that are not among them are in UTC.
+    pub(crate) times: &'a BTreeMap<u64, String>,
     /// What says for how long they are kept.
     pub(crate) quarantine: &'a mpp_config::Quarantine,
 }
@@ -59,6 +62,10 @@ impl Made<'_> {
         Some(format!("{base}?t={token}"))
     }
 
+    fn when(&self, ms: u64) -> String {
+        self.times.get(&ms).cloned().unwrap_or_else(|| time_text(ms))
+    }
+
     fn how(&self) -> String {
         let policy = self.rows.first().map_or("", |row| &row.policy);
         let kept = duration_text(self.quarantine.terms(policy).limits.keep_ms);
@@ -84,7 +91,7 @@ impl Made<'_> {
                 out,
                 "\n{}  {}\n  From:    {}\n  Subject: {}\n  Why:     {}\n",
                 row.id,
-                time_text(row.at_ms),
+                self.when(row.at_ms),
                 sender(&row.sender),
                 row.subject,
                 row.reason
@@ -107,7 +114,7 @@ impl Made<'_> {
                 out,
                 "\n{}  {}\n  From:    {}\n  Why:     {}\n",
                 refused.id,
-                time_text(refused.id.ms()),
+                self.when(refused.id.ms()),
                 sender(&refused.sender),
                 refused.why
             );
@@ -137,7 +144,7 @@ impl Made<'_> {
         );
         for row in self.rows {
             out.push_str("<tr>");
-            let (when, from) = (time_text(row.at_ms), sender(&row.sender));
+            let (when, from) = (self.when(row.at_ms), sender(&row.sender));
             cells(&[&row.id, &when, from, &row.subject, &row.reason], out);
             if let Some(link) = self.link(row) {
                 let _ = write!(out, "<td><a href=\"{}\">deliver</a></td>", escaped(&link));
@@ -158,7 +165,7 @@ impl Made<'_> {
              <th>When</th><th>From</th><th>Why</th></tr>\n"
         );
         for refused in self.refused {
-            let (id, when) = (refused.id.to_string(), time_text(refused.id.ms()));
+            let (id, when) = (refused.id.to_string(), self.when(refused.id.ms()));
             out.push_str("<tr>");
             cells(&[&id, &when, sender(&refused.sender), &refused.why], out);
             out.push_str("</tr>\n");
@@ -184,7 +191,36 @@ fn cells(texts: &[&str], out: &mut String) {
 
 /// A time for people, in UTC.
 pub fn time_text(ms: u64) -> String {
-    let (days, minutes) = (ms / 86_400_000, ms / 60_000 % 1440);
+    time_text_of(ms, 0)
+}
+
+/// A time for people by a clock that is so many seconds ahead of UTC, by which it is said already.
+pub(crate) fn time_text_of(local_ms: u64, offset_s: i64) -> String {
+    let (days, minutes) = (local_ms / 86_400_000, local_ms / 60_000 % 1440);
     let day = mpp_hub::statistics::day_text(days);
-    format!("{day} {:02}:{:02} UTC", minutes / 60, minutes % 60)
+    let zone = match offset_s {
+        0 => "UTC".to_owned(),
+        ahead => {
+            let (sign, minutes) = (if ahead < 0 { '-' } else { '+' }, ahead.unsigned_abs() / 60);
+            format!("{sign}{:02}{:02}", minutes / 60, minutes % 60)
+        }
+    };
+    format!("{day} {:02}:{:02} {zone}", minutes / 60, minutes % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_say_by_which_clock() {
+        let noon = 20_785 * 86_400_000 + 43_200_000;
+        for (offset_s, wanted) in [
+            (0, "2026-11-28 12:00 UTC"),
+            (3_600, "2026-11-28 12:00 +0100"),
+            (-12_600, "2026-11-28 12:00 -0330"),
+        ] {
+            assert_eq!(time_text_of(noon, offset_s), wanted);
+        }
+    }
 }

@@ -61,6 +61,15 @@ use crate::together::{Shared, lock};
 /// Messages that are written at once.
 const WRITERS_MAX: usize = 4;
 
+/// Why nothing can be held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// For people.
+    pub text: String,
+}
+
 /// The quarantine of a node.
 pub struct Quarantine {
     inner: Arc<Inner>,
@@ -84,6 +93,8 @@ struct Inner {
     touched: Mutex<BTreeSet<String>>,
     /// The last run of digests of each policy, as the index has it.
     runs: tokio::sync::Mutex<Option<BTreeMap<String, Run>>>,
+    /// Why nothing could be held when it was tried last.
+    trouble: Mutex<Option<Trouble>>,
     /// One message is taken apart at a time: each may take some megabytes.
     showing: Semaphore,
 }
@@ -161,6 +172,28 @@ impl Quarantine {
         self.run(move |inner| async move { show::show(&inner, &id, &scope).await }).await
     }
 
+    /// A piece of a message as it came, from this place on; empty at its end.
+    ///
+    /// # Errors
+    /// There is no such message in this scope, or it cannot be read.
+    pub async fn raw(&self, id: &str, scope: &Scope, place: u64) -> Result<Vec<u8>, String> {
+        let (id, scope) = (id.to_owned(), scope.clone());
+        self.run(move |inner| async move { show::raw(&inner, (&id, &scope), place).await }).await
+    }
+
+    /// A moment, in milliseconds since 1970, for people: by the clock on the wall.
+    ///
+    /// # Errors
+    /// The index does not answer.
+    pub async fn local_text(&self, ms: u64) -> Result<String, String> {
+        self.run(move |inner| async move { inner.index.local_text(ms).await }).await
+    }
+
+    /// Why nothing could be held when it was tried last, if so: such mail is told to come again.
+    pub fn trouble(&self) -> Option<Trouble> {
+        lock(&self.inner.trouble).clone()
+    }
+
     /// Throws messages away that are too old or too many, now.
     ///
     /// # Errors
@@ -233,6 +266,7 @@ impl Inner {
             held: Notify::new(),
             touched: Mutex::default(),
             runs: tokio::sync::Mutex::default(),
+            trouble: Mutex::default(),
             showing: Semaphore::new(1),
         })
     }
@@ -301,7 +335,17 @@ impl Hold for Quarantine {
     ) -> Answering<'a, Result<String, String>> {
         let (holding, text) = (holding.clone(), Arc::clone(text));
         Box::pin(async move {
-            self.run(|inner| inner.hold(holding, text)).await.map(|id| id.to_string())
+            let at_ms = holding.at_ms;
+            let held = self.run(|inner| inner.hold(holding, text)).await;
+            let mut trouble = lock(&self.inner.trouble);
+            match &held {
+                Ok(_) => *trouble = None,
+                Err(text) => {
+                    let since_ms = trouble.as_ref().map_or(at_ms, |known| known.since_ms);
+                    *trouble = Some(Trouble { since_ms, text: text.clone() });
+                }
+            }
+            held.map(|id| id.to_string())
         })
     }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::net::IpAddr;
 
 use mail_parser::MessageParser;
+use mail_parser::decoders::charsets::map::charset_decoder;
 use mpp_hub::id::Id;
 use mpp_hub::quarantine::{HeldFor, Holding};
 use mpp_hub::spool::Spooled;
@@ -16,6 +17,8 @@ use crate::clean;
 const HEAD_BYTES_MAX: usize = 256 * 1024;
 /// So much of the field itself.
 const FIELD_BYTES_MAX: usize = 4 * 1024;
+/// So much behind the header is looked at for the charset of the text.
+const PARTS_BYTES_MAX: usize = 64 * 1024;
 /// Letters of a subject that are kept.
 pub(crate) const SUBJECT_MAX: usize = 200;
 /// Letters of other texts that are kept in the index.
@@ -110,15 +113,37 @@ fn recipient_of(value: &Value) -> Option<HeldFor> {
 pub(crate) fn subject(head: &[u8]) -> String {
     let Some(field) = header::value(head, "subject") else { return String::new() };
     let field = field.get(..FIELD_BYTES_MAX).unwrap_or(field).trim_ascii();
-    let mut small = Vec::with_capacity(field.len() + 16);
+    clean::line(&decoded(field, head), SUBJECT_MAX)
+}
+
+/// A value of a header field, decoded: its encoded words, and what is no UTF-8 by the charset that the
+/// message declares for its text, as mail programs do.
+pub(crate) fn decoded(value: &[u8], head: &[u8]) -> String {
+    let is_utf8 = std::str::from_utf8(value).is_ok();
+    let charset = if is_utf8 { None } else { charset(head) };
+    let text = charset.map(|decode| decode(value));
+    let mut small = Vec::with_capacity(value.len() + 16);
     small.extend_from_slice(b"Subject:");
-    small.extend_from_slice(field);
+    small.extend_from_slice(text.as_ref().map_or(value, String::as_bytes));
     small.extend_from_slice(b"\r\n\r\n");
     let message = MessageParser::default().parse_headers(&small);
-    message
-        .as_ref()
-        .and_then(|it| it.subject())
-        .map_or_else(String::new, |subject| clean::line(subject, SUBJECT_MAX))
+    message.as_ref().and_then(|it| it.subject()).unwrap_or_default().to_owned()
+}
+
+/// What decodes the charset that a message declares for its text: the first one that it names.
+fn charset(head: &[u8]) -> Option<fn(&[u8]) -> String> {
+    const NAME: &[u8] = b"charset=";
+    let own = header::value(head, "content-type").unwrap_or_default();
+    let parts = header::text(head);
+    let parts = parts.get(..PARTS_BYTES_MAX).unwrap_or(parts);
+    let name = [own, parts].into_iter().find_map(|text| {
+        let at = text.windows(NAME.len()).position(|it| it.eq_ignore_ascii_case(NAME))?;
+        let rest = text.get(at + NAME.len()..)?;
+        let rest = rest.strip_prefix(b"\"").unwrap_or(rest);
+        let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
+        rest.get(..rest.iter().position(|byte| !is_of_name(byte)).unwrap_or(rest.len()))
+    })?;
+    charset_decoder(name)
 }
 
 /// What has become of a message for one of its recipients.
@@ -247,6 +272,18 @@ mod tests {
             (b"Subject: \x1b[31mred\0\r\n", "[31mred"),
             (b"Subject: =?iso-8859-1?b?4Q==?=\r\n\r\n", "á"),
             (b"Subject: =?no-such?q?x=FF?=\r\n\r\n", "x\u{fffd}"),
+            (
+                b"Subject: \xcf\xf0\xe8\xe2\xe5\xf2\r\nContent-Type: text/plain; charset=windows-1251\r\n\r\n",
+                "\u{41f}\u{440}\u{438}\u{432}\u{435}\u{442}",
+            ),
+            (
+                b"Subject: \xf0\xd2\xc9\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\n\
+                  Content-Type: text/plain;\r\n CHARSET=\"koi8-r\"\r\n\r\n",
+                "\u{41f}\u{440}\u{438}",
+            ),
+            (b"Subject: caf\xe9\r\nContent-Type: text/plain; charset=iso-8859-1\r\n\r\n", "caf\u{e9}"),
+            ("Subject: Gr\u{f6}\r\nContent-Type: text/plain; charset=koi8-r\r\n".as_bytes(), "Gr\u{f6}"),
+            (b"Subject: caf\xe9\r\nContent-Type: text/plain; charset=no-such\r\n\r\n", "caf\u{fffd}"),
             (b"\r\nSubject: body\r\n", ""),
             (b"From: a\r\nFirst line\r\nSubject: text\r\n", ""),
             (b"SUBJECT\t: x\r\n\r\n", "x"),

@@ -197,6 +197,15 @@ impl Index {
         row.try_get(0).map_err(trouble)
     }
 
+    /// A moment, in milliseconds since 1970, for people: by the clock on the wall.
+    pub(crate) async fn local_text(&self, ms: u64) -> Result<String, String> {
+        let seconds = ms / 1000;
+        let local_s = self.local_s(seconds).await?;
+        let offset_s = local_s - signed(seconds);
+        let local_ms = u64::try_from(local_s).unwrap_or(seconds).saturating_mul(1000);
+        Ok(crate::letter::time_text_of(local_ms, offset_s))
+    }
+
     async fn runs(&self) -> Result<BTreeMap<String, Run>, String> {
         let mut read = self.read.lock().await;
         let rows = sqlx::query("SELECT policy, slot, since, until, is_done FROM run");

@@ -1,19 +1,23 @@
 //! A message as it may be looked at: headers, plain text, names of attachments. Nothing of it can do
 //! anything, on a terminal or in a page.
 
+use std::io::{self, Read as _};
 use std::sync::Arc;
 
 use mail_parser::{MessageParser, MimeHeaders as _, PartType};
 use mpp_hub::id::Id;
+use mpp_wire::header;
 use serde_json::{Value, json};
 
 use crate::clean;
-use crate::record::Row;
+use crate::record::{Row, decoded};
 use crate::search::Scope;
 use crate::skeleton::Skeleton;
 use crate::together::Found;
 use crate::{Inner, blocking};
 
+/// Bytes of a message that are handed out at once.
+const RAW_BYTES: u64 = 1 << 20;
 /// Letters of text that are shown.
 const TEXT_MAX: usize = 20_000;
 /// Header fields, and letters of each.
@@ -90,6 +94,33 @@ pub(crate) async fn show(inner: &Arc<Inner>, id: &str, scope: &Scope) -> Result<
     Ok(Shown { row, ..shown })
 }
 
+/// A piece of a message as it came, from this place on; empty at its end.
+pub(crate) async fn raw(
+    inner: &Arc<Inner>,
+    (id, scope): (&str, &Scope),
+    place: u64,
+) -> Result<Vec<u8>, String> {
+    let Found { id, row, node } = inner.find(id, scope).await?;
+    if let Some(node) = node {
+        return Err(format!("its text lies on {node}: `mpp quarantine show --raw` shows it there"));
+    }
+    if !row.is_waiting() {
+        return Err("nobody waits for it any more: only what the index knows is left".into());
+    }
+    let _one = inner.showing.acquire().await.map_err(|error| error.to_string())?;
+    let files = Arc::clone(inner);
+    let read = move || {
+        let (_, mut text) = files.files.read(id)?;
+        let mut piece = Vec::new();
+        let skipped = io::copy(&mut text.by_ref().take(place), &mut io::sink())?;
+        if skipped == place {
+            text.take(RAW_BYTES).read_to_end(&mut piece)?;
+        }
+        Ok(piece)
+    };
+    blocking(move || read().map_err(|error: io::Error| error.to_string())).await
+}
+
 fn read(inner: &Inner, id: Id) -> Result<Shown, String> {
     let (_, text) = inner.files.read(id).map_err(|error| error.to_string())?;
     let skeleton = Skeleton::read(text).map_err(|error| error.to_string())?;
@@ -104,16 +135,18 @@ pub(crate) fn take_apart(skeleton: &Skeleton) -> Shown {
         let (text, is_cut) = clean::lines(&text, TEXT_MAX);
         return Shown { text, is_cut: is_cut || shown.is_cut, ..shown };
     };
-    for (name, value) in message.headers_raw().take(FIELDS_MAX) {
-        shown.headers.push((clean::line(name, NAME_MAX), clean::line(value, FIELD_MAX)));
+    let mut fields = header::fields(&skeleton.text);
+    for field in fields.by_ref().take(FIELDS_MAX) {
+        let name = String::from_utf8_lossy(field.name);
+        // A subject is for people; of others it is seen how they came, but for the charset.
+        let value = if field.is("subject") || std::str::from_utf8(field.value()).is_err() {
+            decoded(field.value().trim_ascii(), &skeleton.text)
+        } else {
+            String::from_utf8_lossy(field.value()).into_owned()
+        };
+        shown.headers.push((clean::line(&name, NAME_MAX), clean::line(&value, FIELD_MAX)));
     }
-    shown.is_cut |= message.headers_raw().count() > FIELDS_MAX;
-    if let Some(subject) = message.subject()
-        && let Some((_, value)) =
-            shown.headers.iter_mut().find(|(name, _)| name.eq_ignore_ascii_case("subject"))
-    {
-        *value = clean::line(subject, FIELD_MAX);
-    }
+    shown.is_cut |= fields.next().is_some();
     if let Some(text) = message.body_text(0) {
         let (text, is_cut) = clean::lines(&text, TEXT_MAX);
         shown.text = text;

@@ -251,7 +251,10 @@ fn what_is_asked_of_another_node_is_done_once() {
     std::thread::scope(|scope| {
         let served = scope.spawn(|| a.serve(What::Delete));
         let told = until("an answer", || b.order(&id, bob.clone(), What::Delete).transpose());
-        assert_eq!(told, Ok(Ok(json!({ "id": id }))));
+        // Whoever asks again before the answer is there may hear of the deed first.
+        let is_done =
+            told == Ok(Ok(json!({ "id": id }))) || told == Err(format!("{id} was deleted"));
+        assert!(is_done, "{told:?}");
         assert_eq!(served.join().unwrap().scope, bob);
     });
     b.waits_for(&["1 a deleted"]);

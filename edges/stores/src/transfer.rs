@@ -42,6 +42,7 @@ impl Records {
                     Shelf::Correspondent => "correspondents",
                     Shelf::Fault => "faults",
                     Shelf::Looked => "looked up",
+                    Shelf::Delivered => "delivered",
                 };
                 (name, moment.at_ms)
             }

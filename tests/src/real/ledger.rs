@@ -11,6 +11,8 @@ use super::raw_smtp::RawSmtp;
 /// What it offers where nothing else is said.
 pub const OFFERS: &str = "250-ledger\r\n250-8BITMIME\r\n250-PIPELINING\r\n250 ENHANCEDSTATUSCODES";
 
+const TAKEN: &str = "250 2.0.0 taken: queued as LEDGER1";
+
 /// A next hop; its threads end with the test.
 #[derive(Debug)]
 pub struct Ledger {
@@ -18,15 +20,25 @@ pub struct Ledger {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
+/// What a test has it say to a command, or to the end of a text (`.`, by LMTP `. RECIPIENT` for each);
+/// nothing where it says what it always does.
+type Script = dyn Fn(&str) -> Option<String> + Send + Sync;
+
 struct Shared {
     offers: String,
+    script: Box<Script>,
     /// Serial number of a message, and how often it was answered 250.
     taken: Mutex<BTreeMap<String, u32>>,
     /// Commands, and the lines of texts with `| ` before them.
     heard: Mutex<Vec<String>>,
     /// Texts that were answered 250, byte for byte, without their doubled dots.
     texts: Mutex<Vec<Vec<u8>>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("offers", &self.offers).finish_non_exhaustive()
+    }
 }
 
 impl Ledger {
@@ -40,10 +52,24 @@ impl Ledger {
         offers: &str,
         fails_after: impl Fn() -> Option<usize> + Send + 'static,
     ) -> Self {
+        Self::begin(offers, fails_after, Box::new(|_| None))
+    }
+
+    /// One that says what a test wants to some commands.
+    pub fn saying(script: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self::begin(OFFERS, || None, Box::new(script))
+    }
+
+    fn begin(
+        offers: &str,
+        fails_after: impl Fn() -> Option<usize> + Send + 'static,
+        script: Box<Script>,
+    ) -> Self {
         let listener = TcpListener::bind((address(), 0)).expect("an address of our own");
         let address = listener.local_addr().expect("it listens").to_string();
         let shared = Arc::new(Shared {
             offers: offers.to_owned(),
+            script,
             taken: Mutex::default(),
             heard: Mutex::default(),
             texts: Mutex::default(),
@@ -101,7 +127,8 @@ fn serve(stream: TcpStream, shared: &Shared, left: Option<usize>) {
     let _ = out.set_nodelay(true);
     let mut lines = BufReader::new(stream);
     let _ = out.write_all(b"220 ledger\r\n");
-    let (mut is_text, mut serial, mut recipients) = (false, String::new(), 0);
+    let (mut is_text, mut serial) = (false, String::new());
+    let mut recipients: Vec<String> = Vec::new();
     let mut is_lmtp = false;
     let (mut bytes, mut text) = (Vec::new(), Vec::new());
     while lines.read_until(b'\n', &mut bytes).unwrap_or(0) > 0 {
@@ -121,17 +148,19 @@ fn serve(stream: TcpStream, shared: &Shared, left: Option<usize>) {
             }
             continue;
         }
-        let mut times = 1;
-        let answer = match (is_text, said.as_str()) {
+        let own = |said: &str| (shared.script)(said);
+        let mut several: Vec<String> = Vec::new();
+        let usual = match (is_text, said.as_str()) {
             (true, _) => {
                 is_text = false;
                 let mut texts = shared.texts.lock().unwrap_or_else(PoisonError::into_inner);
                 texts.push(std::mem::take(&mut text));
-                times = if is_lmtp { recipients } else { 1 };
+                let taken_so = |end: &String| own(end).unwrap_or_else(|| TAKEN.to_owned());
+                several = ends(is_lmtp, &recipients).iter().map(taken_so).collect();
                 let mut taken = shared.taken.lock().unwrap_or_else(PoisonError::into_inner);
                 *taken.entry(serial.clone()).or_default() += 1;
-                recipients = 0;
-                "250 2.0.0 taken: queued as LEDGER1"
+                recipients.clear();
+                TAKEN
             }
             (false, "DATA") => {
                 is_text = true;
@@ -143,17 +172,33 @@ fn serve(stream: TcpStream, shared: &Shared, left: Option<usize>) {
             }
             (false, said) if said.starts_with("RCPT TO:<full") => "452 4.2.2 mailbox full",
             (false, said) => {
-                recipients += usize::from(said.starts_with("RCPT"));
+                if let Some(path) = said.strip_prefix("RCPT TO:<") {
+                    recipients.push(path.split('>').next().unwrap_or_default().to_owned());
+                }
                 if said == "RSET" {
-                    recipients = 0;
+                    recipients.clear();
                 }
                 "250 2.0.0 ok"
             }
         };
-        if out.write_all(format!("{answer}\r\n").repeat(times).as_bytes()).is_err() {
+        if several.is_empty() {
+            let answer = own(&said).unwrap_or_else(|| usual.to_owned());
+            is_text &= answer.starts_with("354");
+            several.push(answer);
+        }
+        let answers = several.join("\r\n");
+        if out.write_all(format!("{answers}\r\n").as_bytes()).is_err() {
             return;
         }
     }
+}
+
+/// What the end of a message is answered to: by LMTP it is one for each recipient.
+fn ends(is_lmtp: bool, recipients: &[String]) -> Vec<String> {
+    if !is_lmtp {
+        return vec![".".to_owned()];
+    }
+    recipients.iter().map(|recipient| format!(". {recipient}")).collect()
 }
 
 /// One message with a serial number; whether it was answered 250.

@@ -32,7 +32,7 @@ enum Action {
     /// Search what is held
     Search(Search),
     /// Show a message: headers, text, names of attachments; nothing active
-    Show(One),
+    Show(Show),
     /// Send messages to those they are held for, once
     Release(Release),
     /// Throw messages away
@@ -108,6 +108,15 @@ struct One {
 }
 
 #[derive(Debug, Args)]
+struct Show {
+    #[command(flatten)]
+    one: One,
+    /// The message itself as it came, byte for byte, to train a scanner or to send it on
+    #[arg(long, conflicts_with = "json")]
+    raw: bool,
+}
+
+#[derive(Debug, Args)]
 struct Many {
     /// The ids, or ID@NODE
     #[arg(required = true)]
@@ -146,12 +155,13 @@ struct Forget {
 }
 
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("whose").required(true).args(["user", "all"])))]
 struct Digest {
     /// The user
-    #[arg(long, value_name = "ADDRESS", required_unless_present = "all")]
+    #[arg(long, value_name = "ADDRESS")]
     user: Option<String>,
     /// All for whom something was held since their last digest
-    #[arg(long, conflicts_with = "user")]
+    #[arg(long)]
     all: bool,
     /// Print it, and send nothing
     #[arg(long)]
@@ -168,7 +178,8 @@ impl Quarantine {
         match &self.action {
             Action::List(list) => list.run(&Map::new()),
             Action::Search(search) => search.run(),
-            Action::Show(one) => {
+            Action::Show(Show { one, raw: true }) => one.raw(),
+            Action::Show(Show { one, raw: false }) => {
                 let shown = one.common.ask("quarantine-show", json!({ "id": one.id }))?;
                 print::out(&if one.common.json { shown.to_string() } else { message(&shown) });
                 Ok(())
@@ -186,6 +197,23 @@ impl Quarantine {
             Action::Expire(expire) => expire.run(),
             Action::Forget(forget) => forget.run(),
             Action::Digest(digest) => digest.run(),
+        }
+    }
+}
+
+impl One {
+    /// Writes the message out as it came.
+    fn raw(&self) -> Result<(), Failure> {
+        let mut place = 0;
+        loop {
+            let request = json!({ "id": self.id, "place": place });
+            let answer = self.common.ask("quarantine-raw", request)?;
+            let piece = mpp_hub::hex::unhex(text(&answer, "hex")).unwrap_or_default();
+            if piece.is_empty() {
+                return Ok(());
+            }
+            place += piece.len();
+            print::bytes(&piece);
         }
     }
 }
@@ -460,6 +488,10 @@ fn when(row: &Value) -> String {
 
 fn points(row: &Value) -> String {
     let hundredths = row.get("points_x100").and_then(Value::as_i64).unwrap_or(0);
+    // Who finds a virus gives no points.
+    if hundredths == 0 && text(row, "reason") == "virus" {
+        return "-".into();
+    }
     let sign = if hundredths < 0 { "-" } else { "" };
     let hundredths = hundredths.unsigned_abs();
     format!("{sign}{}.{:02}", hundredths / 100, hundredths % 100)
@@ -467,14 +499,17 @@ fn points(row: &Value) -> String {
 
 fn message(shown: &Value) -> String {
     let mut out = format!(
-        "id          {}\nwhen        {}\nfrom        {}\nclient      {}\nwhy         {}, {} points, by \
+        "id          {}\nwhen        {}\nfrom        {}\nclient      {}\nwhy         {}{}, by \
          policy {}\ntests       {}\nsize        {}\n",
         text(shown, "id"),
         when(shown),
         text(shown, "sender"),
         text(shown, "client"),
         text(shown, "reason"),
-        points(shown),
+        match &*points(shown) {
+            "-" => String::new(),
+            points => format!(", {points} points"),
+        },
         text(shown, "policy"),
         text(shown, "tests"),
         print::size(number(shown, "/bytes")),

@@ -9,10 +9,13 @@
 )]
 
 mod dialogue;
+mod ends;
 mod faults;
 mod greeting;
+mod holding;
 mod limits;
 mod operation;
+mod parted;
 mod routes;
 mod servers;
 mod tls;

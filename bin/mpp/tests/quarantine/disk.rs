@@ -47,12 +47,15 @@ fn what_cannot_be_held_is_not_promised() {
         let reply = scene.send(&["held@test.example", "bob@test.example"], &text(&serial, &noise));
         assert!(reply.starts_with("451 4.3.0"), "{reply}");
     }
+    let trouble = scene.mpp.json(&["status"])["quarantine"]["trouble"].clone();
+    assert!(trouble.as_str().is_some_and(|it| !it.is_empty()), "{trouble}");
     assert_eq!(files(&messages), before, "nothing half remains");
     assert!(scene.hop.taken().is_empty(), "nobody got what is to come again");
     assert!(scene.send(&["bob@test.example"], &text("free", "x")).starts_with("250"));
     std::fs::remove_file(filler).unwrap();
     scene.hold(&["held@test.example"], "after");
     assert_eq!(scene.rows(&["list"]).len(), 2);
+    assert!(scene.mpp.json(&["status"])["quarantine"]["trouble"].is_null());
     scene.mpp.wait_for_word("quarantine:");
     drop(scene);
     drop(disk);

@@ -69,6 +69,10 @@ fn a_link_asks_and_its_button_delivers_once() {
     assert!(scene.heard().contains("RCPT TO:<held@test.example>\nDATA"), "{}", scene.heard());
     let again = http(&pages, "POST", &link);
     assert!(again.starts_with("HTTP/1.1 409"), "{again}");
+    // There is nothing to press any more.
+    let page = http(&pages, "GET", &link);
+    assert!(page.contains("was delivered already") && !page.contains("<button"), "{page}");
+    assert!(page.contains("name=\"viewport\""), "{page}");
     assert_eq!(scene.hop.taken().get("linked"), Some(&1));
 }
 

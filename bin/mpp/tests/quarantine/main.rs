@@ -13,6 +13,7 @@ mod digests;
 mod disk;
 mod links;
 mod nodes;
+mod people;
 mod release;
 mod released;
 mod views;

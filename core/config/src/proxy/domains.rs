@@ -104,7 +104,8 @@ pub(super) fn name(text: &str) -> Result<String, String> {
                     && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
             })
     };
-    match Pattern::parse(text)? {
+    let pattern = Pattern::parse(text).map_err(|why| format!("`{text}` is no domain: {why}"))?;
+    match pattern {
         Pattern::Domain(domain) if is_name(&domain) => Ok(domain),
         Pattern::Below(domain) if is_name(&domain) => Ok(format!(".{domain}")),
         _ => {

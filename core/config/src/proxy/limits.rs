@@ -25,6 +25,10 @@ pub struct Limits {
     pub command_ms: u64,
     /// How long the text of a message may take, in milliseconds.
     pub message_ms: u64,
+    /// How long a client may say nothing within a text, in milliseconds.
+    pub text_ms: u64,
+    /// Connections at once to one next hop; one client, and one network, has half of them at the most.
+    pub hop_connections: usize,
     /// How long a connection may last, in milliseconds.
     pub session_ms: u64,
     /// For how long a connection to the next hop is kept that nobody uses, in milliseconds.
@@ -39,6 +43,8 @@ impl Limits {
         let connections = many("connections", 5_000, 1_000_000);
         let client_connections = many("client_connections", 50, 1_000_000);
         let network_connections = many("network_connections", 200, 1_000_000);
+        // Postfix: default_process_limit = 100.
+        let hop_connections = many("hop_connections", 100, 1_000_000);
         let mut count = |name, default, range| {
             u32::try_from(table.count(name, default, range)).unwrap_or(u32::MAX)
         };
@@ -60,6 +66,8 @@ impl Limits {
             message_bytes,
             command_ms: time("command_time", "5m"),
             message_ms: time("message_time", "30m"),
+            text_ms: time("text_time", "5m"),
+            hop_connections,
             session_ms: time("session_time", "2h"),
             keep_ms: table.duration_ms("keep", "5s"),
         }

@@ -7,6 +7,7 @@ use mpp_settings::Diagnostic;
 use super::{Tree, error};
 use crate::directory::Settings;
 use crate::directory::smtp::Server;
+use crate::proxy::Proxy;
 use crate::schema::Configuration;
 
 pub(super) fn look(tree: Tree<'_>, configuration: &Configuration) -> Vec<Diagnostic> {
@@ -16,6 +17,10 @@ pub(super) fn look(tree: Tree<'_>, configuration: &Configuration) -> Vec<Diagnos
         for hop in &proxy.hops {
             for server in &hop.servers {
                 let Some(listener) = own.is(server, &proxy.name_of_host) else { continue };
+                // A gateway may well hand its mail to a filter of the same daemon.
+                if !comes_back(proxy, (&listener, &own), configuration) {
+                    continue;
+                }
                 let message =
                     format!("the next hop {server} is mpp itself, which listens on {listener}");
                 let place = tree.place(&["proxy", &proxy.name, "next_hop"]);
@@ -37,6 +42,27 @@ pub(super) fn look(tree: Tree<'_>, configuration: &Configuration) -> Vec<Diagnos
         }
     }
     problems
+}
+
+/// Whether mail that a proxy hands to a listener of ours comes to that proxy again, or to what takes no
+/// mail.
+fn comes_back(proxy: &Proxy, (listener, own): (&str, &Own), configuration: &Configuration) -> bool {
+    let mut seen: Vec<String> = Vec::new();
+    let mut to_see = vec![listener.to_owned()];
+    while let Some(listener) = to_see.pop() {
+        let is_it = |text: &String| {
+            *text == listener
+                || text.parse::<SocketAddr>().is_ok_and(|it| it.to_string() == listener)
+        };
+        let next = configuration.proxies.iter().find(|it| it.listen.iter().any(is_it));
+        let Some(next) = next.filter(|next| next.name != proxy.name) else { return true };
+        let servers = next.hops.iter().flat_map(|hop| &hop.servers);
+        let more = servers.filter_map(|server| own.is(server, &next.name_of_host));
+        let more: Vec<String> = more.filter(|it| *it != listener && !seen.contains(it)).collect();
+        seen.push(listener);
+        to_see.extend(more);
+    }
+    false
 }
 
 /// Where we listen.

@@ -170,7 +170,8 @@ mod tests {
     use super::*;
 
     fn agreed(offered: (u32, u32), text: &str, rejected: bool) -> Agreement {
-        let read = mpp_config::compile("x", text, &BTreeMap::new(), 1);
+        let text = format!("[listen]\nmilter = [\"127.0.0.1:1\"]\n{text}");
+        let read = mpp_config::compile("x", &text, &BTreeMap::new(), 1);
         let configuration = read.configuration.unwrap();
         let stages = &configuration.listen.milter_stages;
         let policies = &configuration.policies;

@@ -420,14 +420,19 @@ impl Session {
         let text = &self.desk.reply;
         let reply = judged.as_ref().and_then(|judged| judged.reply);
         let fate = message.fate.max(fate_of(judged.as_ref()));
+        let mut is_taken = reply.is_none();
         match (reply, &outcome) {
             (Some(reply), _) => {
                 Answer::Reply { code: reply.code, status: reply.status, text }.push(out);
             }
             (None, Some(Outcome::Refused(code, status))) => {
+                is_taken = false;
                 Answer::Reply { code: *code, status, text }.push(out);
             }
-            (None, Some(Outcome::NotNow)) => CANNOT.push(out),
+            (None, Some(Outcome::NotNow)) => {
+                is_taken = false;
+                CANNOT.push(out);
+            }
             (None, Some(Outcome::Gone)) => Answer::Discard.push(out),
             (None, Some(Outcome::AsItCame)) => Answer::Continue.push(out),
             (None, _) if fate == Fate::Discarded => Answer::Discard.push(out),
@@ -444,9 +449,14 @@ impl Session {
                     crate::warn(
                         "milter: the mail server does not let a message be held or changed",
                     );
+                    is_taken = false;
                     CANNOT.push(out);
                 }
             }
+        }
+        if !is_taken {
+            // What was not taken, whatever the reason, uses nothing up.
+            self.door.hub.take_back(&message.instance, &mut self.desk);
         }
         if judged.is_some() {
             // Over: what it held stays counted, or was given back by the judgement.

@@ -1,12 +1,12 @@
 //! A message that lies in the spool goes to the next hop, to those recipients who want it so.
 
+use std::borrow::Cow;
 use std::io;
 
 use mpp_engine::edits::Edits;
 use mpp_hub::spool::Spooled;
 use mpp_wire::smtp::Reply;
 
-use super::reply;
 use super::rewrite::{HEAD_BYTES_MAX, Rewrite};
 use super::session::Session;
 use super::strip::{Cut, MESSAGE_BYTES_MAX, cuts};
@@ -38,7 +38,8 @@ pub(crate) struct Group {
 }
 
 impl Session {
-    /// Delivers to a group. The next hop may know its recipients already.
+    /// Delivers to a group; returns the answer, or by LMTP one for each recipient. The next hop may know
+    /// its recipients already.
     ///
     /// # Errors
     /// The next hop is gone, or the spool cannot be read.
@@ -46,21 +47,22 @@ impl Session {
         &mut self,
         group: &Group,
         (text, is_as_named): (&Spooled, bool),
-    ) -> io::Result<Reply> {
+    ) -> io::Result<Vec<Reply>> {
         if !is_as_named && let Some(refusal) = self.name_again(group).await? {
-            return Ok(refusal);
+            return Ok(vec![refusal]);
         }
         let host = self.setup.proxy.name_of_host.clone();
         let Some(message) = &mut self.transaction else { return Err(gone()) };
         let Some(hop) = &mut message.hop else { return Err(gone()) };
         if let Some(refusal) = hop.data().await? {
-            return Ok(refusal);
+            return Ok(vec![refusal]);
         }
         message.is_text = true;
         let cuts = cuts_of(text, &group.strip)?;
         let mut before = group.before.clone();
         if !cuts.is_empty() {
-            let names: Vec<&str> = cuts.iter().map(|cut| &*cut.name).collect();
+            let names: Vec<&str> =
+                cuts.iter().map(|cut| &*cut.name).filter(|name| !name.is_empty()).collect();
             let names: String = names.join("; ").chars().take(900).collect();
             // Whoever verifies signatures behind us is told why they fail.
             for part in ["X-Mpp-Taken-Out: ", &names, "\r\n"] {
@@ -73,12 +75,14 @@ impl Session {
             host: &host,
             mark: &group.mark,
         };
-        // The header ends before the first part that could go.
+        // The header ends before the first part that could go, but for what goes of itself.
+        let (of_header, cuts): (Vec<Cut>, Vec<Cut>) =
+            cuts.into_iter().partition(|cut| cut.name.is_empty());
         let first = cuts.first().map_or(HEAD_BYTES_MAX, |cut| cut.range.start);
         let head = text.head(HEAD_BYTES_MAX.min(first))?;
-        let rewritten = if group.is_as_it_came { head.to_vec() } else { rewrite.of(&head) };
         let mut place = head.len() as u64;
-        drop(head);
+        let head = without(&head, &of_header);
+        let rewritten = if group.is_as_it_came { head.into_owned() } else { rewrite.of(&head) };
         let mut stuffed = Vec::with_capacity(rewritten.len() + STUFFING_BYTES);
         let mut stuffing = Stuffing::default();
         stuffing.push(&rewritten, &mut stuffed);
@@ -108,7 +112,7 @@ impl Session {
         let replies = hop.end(&mut stuffed, count).await?;
         message.is_text = false;
         message.is_begun = false;
-        reply::of_all(replies).ok_or_else(gone)
+        if replies.is_empty() { Err(gone()) } else { Ok(replies) }
     }
 
     /// Names sender and recipients of a group to the next hop; returns what it has against one.
@@ -137,12 +141,29 @@ impl Session {
             match message.name(&setup.proxy, client, (path, parameters)).await? {
                 Said::Reply(reply) if reply.is_positive() => count += 1,
                 Said::Reply(reply) => return Ok(Some(reply)),
-                Said::Cannot(own) => return Err(io::Error::other(own.1)),
+                Said::Cannot(answer) => {
+                    return Err(io::Error::other(answer.text.trim_end().to_owned()));
+                }
             }
         }
         message.at_hop = Some(count);
         Ok(None)
     }
+}
+
+/// The beginning of a message without what goes of it.
+fn without<'h>(head: &'h [u8], cuts: &[Cut]) -> Cow<'h, [u8]> {
+    if cuts.is_empty() {
+        return head.into();
+    }
+    let (mut out, mut place) = (Vec::with_capacity(head.len()), 0);
+    for cut in cuts {
+        out.extend_from_slice(head.get(place..cut.range.start).unwrap_or_default());
+        out.extend_from_slice(cut.text.as_bytes());
+        place = cut.range.end;
+    }
+    out.extend_from_slice(head.get(place..).unwrap_or_default());
+    out.into()
 }
 
 /// What is taken out of a message.

@@ -235,7 +235,7 @@ impl Session {
                 Ok(self.answer(&answer))
             }
             Some(Said::Reply(reply)) => Ok(self.not_named(&Answer::from(&reply))),
-            Some(Said::Cannot(own)) => Ok(self.not_named(&own.into())),
+            Some(Said::Cannot(answer)) => Ok(self.not_named(&answer)),
             None => {
                 Tally::more(&self.tally().unanswered);
                 Ok(self.not_named(&NO_HOP.into()))
@@ -305,11 +305,16 @@ impl Session {
 
     /// Says a recipient to its hop, which is connected if it is not; nothing if it does not answer.
     async fn say_to_hop(&mut self, route: usize, path: &str, parameters: &str) -> Option<Said> {
-        let Self { door, setup, client, transaction, .. } = self;
-        let message = transaction.as_deref_mut()?;
-        if message.fault.is_some() {
+        if self.transaction.as_ref().is_none_or(|message| message.fault.is_some()) {
             return None;
         }
+        let has_named = self.transaction.as_ref().is_some_and(|message| !message.named.is_empty());
+        let ready = if has_named { self.restore_hop().await } else { self.take_place(route) };
+        if let Err(answer) = ready {
+            return Some(Said::Cannot(answer));
+        }
+        let Self { door, setup, client, transaction, .. } = self;
+        let message = transaction.as_deref_mut()?;
         loop {
             if message.hop.is_none() {
                 match door.pool.take(&door.gate, setup, route).await {
@@ -333,7 +338,7 @@ impl Session {
                     message.hop = None;
                     message.is_begun = false;
                     // Those that it has taken before are gone with it.
-                    message.fault = (message.recipients > 0).then_some(NO_HOP);
+                    message.fault = (message.recipients > 0).then(|| NO_HOP.into());
                     return None;
                 }
             }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use mpp_config::proxy::{Proxy, Starttls};
+use mpp_config::proxy::{Limits, Proxy, Starttls};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -21,6 +21,8 @@ use super::offers::Offers;
 
 /// A server that did not answer is tried again after so long; others are tried first.
 const DOWN: Duration = Duration::from_secs(10);
+/// So long one may be silent when places run short, in milliseconds.
+const STRESSED_MS: u64 = 10_000;
 /// Clients that have waited for their greeting are remembered for so long.
 const GREETED: Duration = Duration::from_hours(24);
 /// So many of them; each is 16 bytes.
@@ -34,6 +36,8 @@ pub struct Gate {
     pub tally: Tally,
     clients: Mutex<HashMap<IpAddr, usize>>,
     networks: Mutex<HashMap<IpNet, usize>>,
+    /// Connections to next hops that messages have: all of a hop, and those of a client or network.
+    hops: Mutex<HashMap<(usize, Option<IpNet>), usize>>,
     /// Servers that do not answer, until when.
     down: Mutex<HashMap<String, Instant>>,
     /// What servers offered when they were greeted last.
@@ -64,6 +68,7 @@ impl Gate {
             tally: Tally::default(),
             clients: Mutex::default(),
             networks: Mutex::default(),
+            hops: Mutex::default(),
             down: Mutex::default(),
             offers: Mutex::default(),
             greeted: Mutex::default(),
@@ -110,6 +115,45 @@ impl Gate {
             return None;
         }
         Some(Visit { gate: Arc::clone(self), client, network })
+    }
+
+    /// A connection to a next hop for a message of a client, within the limit of the hop and the client's
+    /// share of it: half, and half for its network. Nothing at once if there is none.
+    pub(crate) fn enter_hop(
+        self: &Arc<Self>,
+        hop: usize,
+        client: Option<(IpAddr, IpNet)>,
+        most: usize,
+    ) -> Option<HopPlace> {
+        let share = (most / 2).max(1);
+        let shares =
+            client.into_iter().flat_map(|(client, network)| [IpNet::from(client), network]);
+        let mut wanted: Vec<((usize, Option<IpNet>), usize)> =
+            shares.map(|who| ((hop, Some(who)), share)).collect();
+        // An IPv6 client may be its network.
+        wanted.dedup();
+        wanted.push(((hop, None), most));
+        let mut place = HopPlace { gate: Arc::clone(self), taken: Vec::with_capacity(3) };
+        for (key, most) in wanted {
+            if !add(&self.hops, key, most) {
+                return None;
+            }
+            place.taken.push(key);
+        }
+        Some(place)
+    }
+
+    /// Whether places run short, at the door or at a hop: then nobody may sit on one for long (Postfix:
+    /// stress-adaptive).
+    pub(crate) fn is_stressed(&self, limits: &Limits) -> bool {
+        let is_most = |open: usize, most: usize| open > most.saturating_mul(4) / 5;
+        let open = usize::try_from(self.tally.open()).unwrap_or(usize::MAX);
+        let is_full = || {
+            let hops = lock(&self.hops);
+            let mut whole = hops.iter().filter(|((_, who), _)| who.is_none());
+            whole.any(|(_, count)| is_most(*count, limits.hop_connections))
+        };
+        is_most(open, limits.connections) || is_full()
     }
 
     /// Whether a client waited for its greeting not long ago.
@@ -206,6 +250,21 @@ impl Drop for Visit {
     }
 }
 
+/// A connection to a next hop, counted until it is dropped.
+#[derive(Debug)]
+pub(crate) struct HopPlace {
+    gate: Arc<Gate>,
+    taken: Vec<(usize, Option<IpNet>)>,
+}
+
+impl Drop for HopPlace {
+    fn drop(&mut self) {
+        for key in self.taken.drain(..) {
+            take(&self.gate.hops, key);
+        }
+    }
+}
+
 impl std::fmt::Debug for Setup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Setup").field("proxy", &self.proxy).finish_non_exhaustive()
@@ -230,12 +289,18 @@ impl Setup {
     }
 
     /// How long a command may take to come.
-    pub(crate) fn command_time(&self, tally: &Tally) -> Duration {
-        let limits = &self.proxy.limits;
-        // When places run short, nobody may sit on one for long (Postfix: stress-adaptive).
-        let is_stressed = tally.open() > (limits.connections as u64).saturating_mul(4) / 5;
-        let ms = if is_stressed { limits.command_ms.min(10_000) } else { limits.command_ms };
-        Duration::from_millis(ms)
+    pub(crate) fn command_time(&self, gate: &Gate) -> Duration {
+        self.patience(self.proxy.limits.command_ms, gate)
+    }
+
+    /// How long a client may say nothing within a text.
+    pub(crate) fn text_time(&self, gate: &Gate) -> Duration {
+        self.patience(self.proxy.limits.text_ms, gate)
+    }
+
+    fn patience(&self, ms: u64, gate: &Gate) -> Duration {
+        let is_stressed = gate.is_stressed(&self.proxy.limits);
+        Duration::from_millis(if is_stressed { ms.min(STRESSED_MS) } else { ms })
     }
 }
 

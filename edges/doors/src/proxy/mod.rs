@@ -6,6 +6,7 @@
 //! last line goes on only when nothing stands against the message, and "250" is said only after the
 //! next hop has said so. So a proxy that is killed at any byte has promised nothing.
 
+mod attachment;
 mod attributes;
 mod client;
 mod deliver;
@@ -13,13 +14,16 @@ mod envelope;
 mod gate;
 mod greeting;
 mod header_filter;
+mod hold;
 mod inject;
 mod names;
 mod next_hop;
 mod offers;
+mod parted;
 mod pool;
 mod reply;
 pub(crate) mod rewrite;
+mod said;
 mod scan;
 mod session;
 mod strip;

@@ -78,7 +78,8 @@ impl Session {
         if let (Some(mark), Some(quarantine), true) = (&mark, &self.door.quarantine, is_taken) {
             quarantine.has_passed(mark, &released).await;
         }
-        if answer.is_some() {
+        let is_only_parted = self.transaction.as_ref().is_none_or(|message| message.is_parted);
+        if answer.is_some() && !is_only_parted {
             // Somebody has said already what it is.
             if !is_excused {
                 self.learn(&found).await;
@@ -230,17 +231,30 @@ impl Session {
         (found, released): (&[Found], &[bool]),
         text: &Spooled,
     ) -> Option<Answer> {
-        let groups = self.groups(plan, found, released).await;
+        let mut groups = self.groups(plan, found, released).await;
+        let left_out = self.leave_out_delivered(&mut groups, text).await;
+        let mut delivered = match left_out {
+            Ok(delivered) => delivered,
+            Err(trouble) => {
+                crate::warn(&format!("spool: {trouble}"));
+                return Some(NOT_NOW.into());
+            }
+        };
         let total: usize = groups.iter().map(|group| group.recipients.len()).sum();
         let named = self.transaction.as_ref().map_or(0, |message| message.named.len());
         let mut answers: Vec<Reply> = Vec::new();
         for group in &groups {
-            let is_as_named = groups.len() == 1
+            let has_hop = self.transaction.as_ref().is_some_and(|message| message.hop.is_some());
+            let is_as_named = has_hop
+                && groups.len() == 1
                 && total == named
                 && group.edits.is_none()
                 && !group.is_redirected;
             match self.deliver(group, (text, is_as_named)).await {
-                Ok(reply) => answers.push(reply),
+                Ok(replies) => {
+                    delivered.note(group, &replies);
+                    answers.extend(replies);
+                }
                 Err(trouble) => {
                     crate::warn(&format!(
                         "proxy {}: the next hop: {trouble}",
@@ -250,6 +264,7 @@ impl Session {
                     if let Some(message) = &mut self.transaction {
                         message.hop = None;
                     }
+                    self.note_parted(&delivered);
                     return None;
                 }
             }
@@ -266,6 +281,7 @@ impl Session {
                 self.door.hub.queued(id);
             }
         } else {
+            self.note_parted(&delivered);
             Tally::more(&self.tally().refused);
         }
         if answer.code != 421 {

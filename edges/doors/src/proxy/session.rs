@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use mpp_address::Path;
 use mpp_engine::facts::Stage;
 use mpp_engine::verdict::Action;
 use mpp_hub::session::Session as Ended;
@@ -21,7 +20,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::Door;
 use super::client::Client;
 use super::gate::{Setup, Tally};
+use super::hold::{Growth, HOLD};
 use super::reply::{self, Answer, STOPPING, TOO_SLOW};
+use super::said::{Said, own, shown};
 use super::transaction::Transaction;
 use crate::listen::Connection;
 
@@ -71,7 +72,9 @@ pub(crate) struct Session {
     /// How it ended, in a word.
     pub(crate) end: &'static str,
     began: Instant,
-    ends: Instant,
+    pub(super) ends: Instant,
+    /// How the text under way has grown.
+    pub(super) growth: Growth,
     pub(crate) is_spared: bool,
     pub(crate) is_early: bool,
     /// HELO or EHLO was said.
@@ -92,28 +95,6 @@ pub(crate) struct Session {
     pub(crate) decoder: Decoder,
     pub(crate) desk: Box<Desk>,
     pub(crate) out: String,
-}
-
-/// A command that owns what it needs, so that the decoder is free while it is worked on.
-enum Said {
-    Helo(String, bool),
-    Mail(Path, String),
-    Rcpt(Path, String),
-    Xforward(String),
-    Xclient(String),
-    Plain(Command<'static>),
-}
-
-impl Said {
-    /// Whether it is a step towards a message. How many of those there are other limits say; one that
-    /// is refused counts when it is.
-    fn may_lead_to_a_message(&self) -> bool {
-        match self {
-            Self::Mail(..) | Self::Rcpt(..) | Self::Plain(Command::Data) => true,
-            Self::Plain(Command::Bdat { bytes, is_last }) => *bytes > 0 || *is_last,
-            _ => false,
-        }
-    }
 }
 
 impl Session {
@@ -151,6 +132,7 @@ impl Session {
             end: "left",
             began,
             ends,
+            growth: Growth::default(),
             is_spared,
             is_early: false,
             is_greeted: false,
@@ -222,9 +204,11 @@ impl Session {
             }
             self.flush().await?;
             self.decoder.rest();
-            let time = self.setup.command_time(self.tally());
-            let until = *until.get_or_insert_with(|| (Instant::now() + time).min(self.ends));
+            let time = self.setup.command_time(&self.door.gate);
+            let last = *until.get_or_insert_with(|| (Instant::now() + time).min(self.ends));
             let is_idle = self.transaction.is_none();
+            let holds_hop = self.holds_hop();
+            let until = if holds_hop { last.min(Instant::now() + HOLD) } else { last };
             let read = tokio::select! {
                 read = timeout_at(until, read(&mut self.io, &mut self.decoder)) => Some(read),
                 // An error is that nobody is left to say so, which is the same.
@@ -234,6 +218,8 @@ impl Session {
                 Some(Ok(Ok(0))) => return Ok(None),
                 Some(Ok(Ok(_))) => {}
                 Some(Ok(Err(error))) => return Err(error),
+                // He keeps his place, and not that at the hop.
+                Some(Err(_)) if holds_hop && Instant::now() < last => self.release_hop(),
                 Some(Err(_)) => {
                     Tally::more(&self.tally().too_slow);
                     self.end = "too-slow";
@@ -486,11 +472,6 @@ impl Session {
         let _ = timeout(LINGER, drain).await;
         Ok(())
     }
-
-    /// Reads some bytes of a message before a time.
-    pub(crate) async fn read_text(&mut self, until: Instant) -> io::Result<usize> {
-        timeout_at(until.min(self.ends), read(&mut self.io, &mut self.decoder)).await?
-    }
 }
 
 /// What is asked about a message; nothing where there is no client to ask about.
@@ -538,60 +519,6 @@ pub(crate) async fn read(io: &mut Connection, decoder: &mut Decoder) -> io::Resu
         })
     })
     .await
-}
-
-/// A command as it was said, for those who watch.
-fn shown(command: &Command<'_>) -> String {
-    let with = |verb: &str, rest: &[u8]| format!("{verb} {}", String::from_utf8_lossy(rest));
-    let addressed = |verb: &str, path: &Path, parameters: &str| {
-        format!("{verb}:<{path}> {parameters}").trim_end().to_owned()
-    };
-    match command {
-        Command::Helo(name) => with("HELO", name),
-        Command::Ehlo(name) => with("EHLO", name),
-        Command::Mail { path, parameters } => addressed("MAIL FROM", path, parameters),
-        Command::Rcpt { path, parameters } => addressed("RCPT TO", path, parameters),
-        Command::Xforward(attributes) => with("XFORWARD", attributes),
-        Command::Xclient(attributes) => with("XCLIENT", attributes),
-        Command::Bdat { bytes, is_last } => {
-            format!("BDAT {bytes}{}", if *is_last { " LAST" } else { "" })
-        }
-        Command::Data => "DATA".to_owned(),
-        Command::StartTls => "STARTTLS".to_owned(),
-        Command::Rset => "RSET".to_owned(),
-        Command::Noop => "NOOP".to_owned(),
-        Command::Quit => "QUIT".to_owned(),
-        Command::Help => "HELP".to_owned(),
-        Command::Vrfy => "VRFY".to_owned(),
-        Command::Address => "(what is no address)".to_owned(),
-        Command::Syntax => "(what cannot be read)".to_owned(),
-        Command::Unknown => "(what is no command)".to_owned(),
-    }
-}
-
-/// A command without what it borrows from the decoder.
-fn own(command: Command<'_>) -> Said {
-    // What strangers call themselves is judged, shown and passed on as text, whatever it is.
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    match command {
-        Command::Helo(name) => Said::Helo(text(name), false),
-        Command::Ehlo(name) => Said::Helo(text(name), true),
-        Command::Mail { path, parameters } => Said::Mail(path, parameters.to_owned()),
-        Command::Rcpt { path, parameters } => Said::Rcpt(path, parameters.to_owned()),
-        Command::Xforward(attributes) => Said::Xforward(text(attributes)),
-        Command::Xclient(attributes) => Said::Xclient(text(attributes)),
-        Command::Bdat { bytes, is_last } => Said::Plain(Command::Bdat { bytes, is_last }),
-        Command::Data => Said::Plain(Command::Data),
-        Command::StartTls => Said::Plain(Command::StartTls),
-        Command::Rset => Said::Plain(Command::Rset),
-        Command::Noop => Said::Plain(Command::Noop),
-        Command::Quit => Said::Plain(Command::Quit),
-        Command::Help => Said::Plain(Command::Help),
-        Command::Vrfy => Said::Plain(Command::Vrfy),
-        Command::Syntax => Said::Plain(Command::Syntax),
-        Command::Address => Said::Plain(Command::Address),
-        Command::Unknown => Said::Plain(Command::Unknown),
-    }
 }
 
 /// Who faces strangers takes what RFC 5321 allows; who stands behind a mail server takes what that took.

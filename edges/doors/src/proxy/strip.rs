@@ -3,8 +3,10 @@
 
 use std::ops::Range;
 
-use mail_parser::{Message, MessageParser, MimeHeaders as _, PartType};
+use mail_parser::{Encoding, Message, MessageParser, MessagePart, MimeHeaders as _, PartType};
 use mpp_wire::header;
+
+use super::attachment::Labels;
 
 /// Larger messages are not taken apart; they pass as they are.
 pub(crate) const MESSAGE_BYTES_MAX: u64 = 32 << 20;
@@ -22,7 +24,7 @@ pub(crate) struct Cut {
     pub(crate) range: Range<usize>,
     /// What stands there instead.
     pub(crate) text: String,
-    /// What it was called, for the header.
+    /// What it was called, for the header; empty for what goes with another one.
     pub(crate) name: String,
 }
 
@@ -30,25 +32,92 @@ pub(crate) struct Cut {
 /// lower case.
 pub(crate) fn cuts(message: &[u8], wanted: &[String]) -> Vec<Cut> {
     if is_bottomless(message) {
-        return vec![without_body(message)];
+        let text =
+            "\r\nWhat was here was nested too deep to be looked into, and was taken out.\r\n";
+        return vec![without_text(message, text, "all of it")];
     }
     let Some(parsed) = MessageParser::default().parse(message) else { return Vec::new() };
     let mut cuts = Vec::new();
-    // The first part is the message itself.
-    for part in parsed.parts.iter().skip(1) {
+    for (number, part) in parsed.parts.iter().enumerate() {
         let range = offset(part.offset_header)..offset(part.offset_end);
-        let Some(name) = reason(part, wanted, 0) else { continue };
         let is_inside = cuts.last().is_some_and(|last: &Cut| range.start < last.range.end);
         if is_inside || range.start >= range.end || message.get(range.clone()).is_none() {
             continue;
         }
-        let text = format!(
-            "Content-Type: text/plain; charset=us-ascii\r\nContent-Disposition: inline\r\n\r\n\
-             The attachment {name} was taken out on its way.\r\n"
-        );
-        cuts.push(Cut { range, text, name });
+        match reason(part, (message, wanted), 0) {
+            // The message itself is what is to be taken out.
+            Some(name) if number == 0 => return all_of_it(message, &name),
+            Some(name) => {
+                let text = format!(
+                    "Content-Type: text/plain; charset=us-ascii\r\nContent-Disposition: inline\r\n\r\n{}",
+                    said(&name)
+                );
+                cuts.push(Cut { range, text, name });
+            }
+            None => cuts.extend(blocks(part, message, wanted)),
+        }
     }
     cuts
+}
+
+/// The text of a message goes, and with it what its header says of that.
+fn all_of_it(message: &[u8], name: &str) -> Vec<Cut> {
+    let mut cuts = Vec::new();
+    let mut place = 0;
+    for field in header::fields(message) {
+        let range = place..place + field.bytes.len();
+        place = range.end;
+        let is_of_text = ["content-type", "content-transfer-encoding", "content-disposition"];
+        if is_of_text.iter().any(|name| field.is(name)) {
+            let text =
+                if cuts.is_empty() { "Content-Type: text/plain; charset=us-ascii\r\n" } else { "" };
+            cuts.push(Cut { range, text: text.into(), name: String::new() });
+        }
+    }
+    cuts.push(without_text(message, &said(name), name));
+    cuts
+}
+
+fn said(name: &str) -> String {
+    format!("The attachment {name} was taken out on its way.\r\n")
+}
+
+/// Files within a text (`uuencode`, POSIX): from the line that names one to the one that ends it.
+fn blocks(part: &MessagePart<'_>, message: &[u8], wanted: &[String]) -> Vec<Cut> {
+    let start = offset(part.offset_body);
+    let is_text = matches!(part.body, PartType::Text(_) | PartType::Html(_) | PartType::Binary(_));
+    let text = message.get(start..offset(part.offset_end)).filter(|_| is_text);
+    let mut cuts: Vec<Cut> = Vec::new();
+    let mut place = start;
+    let mut open: Option<(usize, String)> = None;
+    for line in text.unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
+        let begin = place;
+        place += line.len();
+        if open.is_none() {
+            open = block(line, wanted).map(|name| (begin, name));
+        } else if line.trim_ascii_end() == b"end" || line.trim_ascii_end() == b"====" {
+            cuts.extend(open.take().map(|(begin, name)| Cut {
+                range: begin..place,
+                text: said(&name),
+                name,
+            }));
+        }
+    }
+    // One that nothing ends goes to the end of its part.
+    cuts.extend(open.map(|(begin, name)| Cut { range: begin..place, text: said(&name), name }));
+    cuts
+}
+
+/// The name of a file that begins with this line, if it is to go.
+fn block(line: &[u8], wanted: &[String]) -> Option<String> {
+    let rest = line.strip_prefix(b"begin-base64 ").or_else(|| line.strip_prefix(b"begin "))?;
+    let rest = std::str::from_utf8(rest.trim_ascii()).ok();
+    let (mode, name) = rest?.split_once(' ')?;
+    let is_mode =
+        (3..=4).contains(&mode.len()) && mode.bytes().all(|it| (b'0'..=b'7').contains(&it));
+    let mut labels = Labels::default();
+    labels.add(name.trim());
+    labels.wanted(wanted).filter(|_| is_mode).map(safe)
 }
 
 /// Whether there are too many lines that may begin a message within the message.
@@ -64,31 +133,38 @@ fn is_bottomless(message: &[u8]) -> bool {
     lines.filter(|line| has_word(line)).take(NESTED_MAX + 1).count() > NESTED_MAX
 }
 
-/// All of the body goes: nobody can tell what is in it.
-fn without_body(message: &[u8]) -> Cut {
+/// All of the text goes.
+fn without_text(message: &[u8], text: &str, name: &str) -> Cut {
     let end = message.len() - header::text(message).len();
-    let text = "\r\nWhat was here was nested too deep to be looked into, and was taken out.\r\n";
-    Cut { range: end..message.len(), text: text.into(), name: "all of it".into() }
+    Cut { range: end..message.len(), text: text.into(), name: name.into() }
 }
 
-/// Why a part goes: the name that it has, or its type.
-fn reason(part: &mail_parser::MessagePart<'_>, wanted: &[String], depth: u32) -> Option<String> {
-    let kind = part.content_type().map(|kind| {
-        format!("{}/{}", kind.ctype(), kind.subtype().unwrap_or("x")).to_ascii_lowercase()
-    });
-    let name = part.attachment_name().map(safe);
-    let lower = part.attachment_name().unwrap_or_default().to_ascii_lowercase();
-    // Some programs forgive dots and blanks at the end of a name.
-    let lower = lower.trim_end_matches(['.', ' ']);
-    let is_named = |end: &String| {
-        lower.strip_suffix(end.as_str()).is_some_and(|rest| rest.ends_with('.'))
-            || kind.as_ref() == Some(end)
-    };
-    if wanted.iter().any(is_named) {
-        return Some(name.or(kind).unwrap_or_else(|| "without a name".into()));
+/// Why a part of a message goes: a name that it has, or its type; or nobody can tell what is in it.
+fn reason(part: &MessagePart<'_>, (raw, wanted): (&[u8], &[String]), depth: u32) -> Option<String> {
+    let head = raw.get(offset(part.offset_header)..offset(part.offset_body)).unwrap_or_default();
+    let mut labels = Labels::of(head);
+    // As one more program reads it, and as most will.
+    let common = part.attachment_name().unwrap_or_default();
+    labels.add(common);
+    if let Some(name) = labels.wanted(wanted) {
+        let is_common = common.eq_ignore_ascii_case(name);
+        // A type that is wanted is one of the settings.
+        let is_setting = wanted.iter().any(|it| it == name);
+        return Some(match (is_common, is_setting) {
+            (true, _) => safe(common),
+            (false, true) => name.to_owned(),
+            (false, false) => safe(name),
+        });
+    }
+    if labels.is_ambiguous() {
+        return Some("of parts that cannot be told apart".into());
     }
     match &part.body {
         PartType::Message(inner) => within(inner, wanted, depth),
+        // What stands in an encoded text cannot be cut out of it.
+        PartType::Text(text) | PartType::Html(text) if part.encoding != Encoding::None => {
+            text.lines().find_map(|line| block(line.as_bytes(), wanted))
+        }
         _ => None,
     }
 }
@@ -98,7 +174,11 @@ fn within(inner: &Message<'_>, wanted: &[String], depth: u32) -> Option<String> 
     if depth >= DEPTH_MAX {
         return Some("that is nested too deep".into());
     }
-    inner.parts.iter().find_map(|part| reason(part, wanted, depth + 1))
+    let raw = &*inner.raw_message;
+    inner.parts.iter().find_map(|part| {
+        let name = reason(part, (raw, wanted), depth + 1);
+        name.or_else(|| blocks(part, raw, wanted).into_iter().next().map(|cut| cut.name))
+    })
 }
 
 fn offset(offset: u32) -> usize {
@@ -161,6 +241,117 @@ mod tests {
     }
 
     #[test]
+    fn every_way_to_name_an_attachment_is_known() {
+        let odd = "Content-Type: application/octet-stream";
+        let ways = [
+            "name=a.exe",
+            "name=\"a.exe\"; filename=\"a.txt\"",
+            "NAME = \"a.EXE\"",
+            "name=a.txt; name=a.exe",
+            "name=\"a.exe.\"",
+            "name=\"a.exe . .\"",
+            "name=\"a.exe\t\"",
+            "name=\"a.exe\u{a0}\"",
+            "name=\"a.exe\u{200b}\"",
+            "name=\"a\u{200b}.e\u{202e}xe\"",
+            "name=\"a.exe::$DATA\"",
+            "name=\"a.exe:b.txt\"",
+            "name=\"a.txt:b.exe\"",
+            "name*=utf-8''a.%65xe",
+            "name*=utf-8'en'a%2Eexe",
+            "name=\"a%2eexe\"",
+            "name*0=a.; name*1=exe",
+            "name*1=xe; name*0=\"a.e\"",
+            "name*0*=utf-8''a%2E; name*1*=%65xe",
+            "name*0*=utf-8''a%2E; name*1=exe",
+            "name=\"=?utf-8?q?a=2Eexe?=\"",
+            "name=\"=?utf-8?q?a=2Ee?= =?utf-8?b?eGU=?=\"",
+            "name=\"=?utf-8?q?a=2Ee?=\r\n =?utf-8?q?xe?=\"",
+            "name==?utf-8?b?YS5leGU=?=",
+            "name=\"a.e\r\n xe\"",
+            "name=\"a.e\r\n\txe\"",
+            "name=\"a.\\exe\"",
+            "name=a.exe (a comment)",
+            "name='a.exe'",
+            "name=\"a.exe\\\"\"",
+            "x=\"a;b\"; name=a.exe",
+            "name=\"a.exe",
+            "charset=x;;;name=a.exe",
+        ];
+        for way in ways {
+            let type_says = format!("{odd}; {way}\r\n\r\nTVqQ\r\n");
+            let disposition = way.replace("name", "filename").replace("NAME", "FILENAME");
+            let disposition_says = format!(
+                "{odd}; name=a.txt\r\nContent-Disposition: attachment; {disposition}\r\n\r\nTVqQ\r\n"
+            );
+            let twice = format!("{odd}; name=a.txt\r\nContent-type : a/b; {way}\r\n\r\nTVqQ\r\n");
+            for part in [type_says, disposition_says, twice] {
+                let (out, _) =
+                    stripped(&mail(&["Content-Type: text/plain\r\n\r\nhello\r\n", &part]));
+                assert!(!out.contains("TVqQ") && out.contains("hello"), "{part}");
+                // The message itself is the attachment, and one within another message.
+                let (out, _) = stripped(&format!("From: a\r\n{part}"));
+                assert!(!out.contains("TVqQ") && out.starts_with("From: a\r\n"), "{out}");
+                let inner = format!("Content-Type: message/rfc822\r\n\r\nFrom: b\r\n{part}");
+                assert!(!stripped(&mail(&[&inner])).0.contains("TVqQ"), "{inner}");
+            }
+        }
+        for fine in ["a.exe.txt", "exe", "an exe", "a.exec", "aexe", "a.exe-list"] {
+            let part = format!("{odd}; name=\"{fine}\"\r\n\r\nTVqQ\r\n");
+            assert!(stripped(&mail(&[&part])).0.contains("TVqQ"), "{fine}");
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_the_attachment_stays_one_that_can_be_read() {
+        let (out, names) = stripped(
+            "From: a\r\nContent-Transfer-Encoding: base64\r\nSubject: x\r\n\
+             Content-Type: application/x-evil;\r\n name=b.txt\r\n\r\nTVqQ\r\n",
+        );
+        assert_eq!(
+            out,
+            "From: a\r\nContent-Type: text/plain; charset=us-ascii\r\nSubject: x\r\n\r\n\
+             The attachment application/x-evil was taken out on its way.\r\n"
+        );
+        assert_eq!(names.concat(), "application/x-evil");
+    }
+
+    #[test]
+    fn files_within_a_text_go_and_the_text_stays() {
+        let block = "begin 644 a.EXE\r\n#TVqQ\r\n`\r\nend\r\n";
+        let (out, names) = stripped(&format!("From: a\r\n\r\nhello\r\n{block}bye\r\n"));
+        assert_eq!(names, ["a.exe"]);
+        assert!(out.contains("hello\r\nThe attachment a.exe was taken out on its way.\r\nbye"));
+        let part = format!("Content-Type: text/plain\r\n\r\nhello\r\n{block}");
+        assert!(!stripped(&mail(&[&part])).0.contains("TVqQ"));
+        let open = "hello\r\nbegin-base64 0755 a.exe\r\nTVqQ\r\n";
+        assert!(!stripped(&format!("From: a\r\n\r\n{open}")).0.contains("TVqQ"));
+        let encoded = "Content-Type: text/plain\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n\
+            begin=20644 a.exe\r\n#TVqQ\r\nend\r\n";
+        assert!(!stripped(&mail(&[encoded])).0.contains("TVqQ"));
+        for fine in [
+            "begin the day with a.exe\r\n",
+            "begin 644 a.txt\r\n#TVqQ\r\nend\r\n",
+            " begin 644 a.exe\r\n",
+        ] {
+            let text = format!("From: a\r\n\r\n{fine}");
+            assert_eq!(stripped(&text).0, text);
+        }
+    }
+
+    #[test]
+    fn parts_that_cannot_be_told_apart_go() {
+        let evil = "--y\r\nContent-Type: a/b; name=x.exe\r\n\r\nTVqQ\r\n--y--\r\n";
+        for kind in [
+            "Content-Type: multipart/mixed; boundary=x; boundary=y",
+            "Content-Type: multipart/mixed; boundary=x\r\nContent-Type: multipart/mixed; boundary=y",
+        ] {
+            let text = format!("From: a\r\n{kind}\r\n\r\n--x\r\n\r\nhello\r\n--x--\r\n{evil}");
+            assert!(!stripped(&text).0.contains("TVqQ"), "{kind}");
+        }
+    }
+
+    #[test]
     fn one_in_an_attached_message_takes_that_along() {
         let inner = mail(&["Content-Type: a/b; name=x.exe\r\n\r\nTVqQ\r\n"]);
         let attached = format!(
@@ -206,6 +397,26 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn nothing_else_is_changed(
+            text in "([-a-zA-Z/:;=.\" ]{0,20}(\r\n|--x\r\n)?){0,20}", kind in "[a-z.]{0,9}",
+        ) {
+            let fine = format!("Content-Type: a/{kind}; name={kind}.txt\r\n\r\n{text}\r\n");
+            let whole = mail(&[&fine, "Content-Type: a/b; name=x.exe\r\n\r\nTVqQ\r\n", &fine]);
+            let cuts = cuts(whole.as_bytes(), &["exe".to_owned()]);
+            let (mut kept, mut place) = (String::new(), 0);
+            for cut in &cuts {
+                kept.push_str(&whole[place..cut.range.start]);
+                place = cut.range.end;
+            }
+            kept.push_str(&whole[place..]);
+            // What is cut out is the one part, and nothing but it.
+            if !text.contains("exe") && !text.contains("boundary") && cuts.len() == 1 {
+                proptest::prop_assert!(!kept.contains("TVqQ"));
+                proptest::prop_assert!(kept.contains(&fine));
+            }
+        }
+
         #[test]
         fn cuts_lie_within_the_message_and_apart(text in "([-a-zA-Z/:;=.\" ]{0,20}(\r\n|--x\r\n)?){0,30}") {
             let mut last = 0;

@@ -5,12 +5,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use mpp_engine::facts::Stage;
 use mpp_hub::trace::Speaker;
 use mpp_wire::smtp_server::Text;
 use tokio::time::Instant;
 
 use super::gate::Tally;
+use super::hold::Growth;
 use super::reply::{self, Answer, NO_ANSWER, NO_HOP, NOT_NOW, Own, TAKEN};
 use super::session::{Next, Session, asked};
 use super::trace_header::{RECEIVED_MAX, received};
@@ -31,6 +33,7 @@ impl Session {
         self.say("354 End data with <CR><LF>.<CR><LF>\r\n");
         self.flush().await?;
         self.decoder.begin_text();
+        self.growth = Growth::default();
         let until = self.text_ends();
         let mut text = Vec::new();
         loop {
@@ -64,6 +67,7 @@ impl Session {
                 message.is_chunked = true;
             }
         }
+        self.growth = Growth::default();
         let until = self.text_ends();
         let mut text = Vec::new();
         loop {
@@ -120,9 +124,9 @@ impl Session {
         if message.is_chunked {
             return Err(Own(503, "5.5.1 BDAT goes on with BDAT").into());
         }
-        if let Some(fault) = message.fault {
+        if let Some(fault) = message.fault.clone() {
             self.reset();
-            return Err(fault.into());
+            return Err(fault);
         }
         if message.recipients == 0 {
             return Err(Own(554, "5.5.1 No valid recipients").into());
@@ -133,21 +137,9 @@ impl Session {
             return Err(refusal);
         }
         self.hold_all();
-        let policies = self.door.hub.live();
-        let policies = &policies.configuration.policies;
-        // What was released is changed in nothing, and only the whole of it tells.
-        let waits = policies.hold_at_end() || policies.needs().is_any() && self.believes_marks();
-        let now_ms = self.door.hub.now_ms();
-        let is_gateway = self.setup.proxy.is_gateway();
+        let waits = self.must_be_whole();
+        self.trace_it();
         let Some(message) = &mut self.transaction else { return Err(NO_HOP.into()) };
-        if is_gateway {
-            message.header = received(
-                &self.client,
-                (&self.setup.proxy.name_of_host, &message.instance),
-                (self.is_extended, self.is_encrypted),
-                now_ms,
-            );
-        }
         if message.is_discarded {
             message.hop = None;
             return Ok(());
@@ -155,32 +147,43 @@ impl Session {
         if waits || message.is_spooled() {
             return self.begin_spool();
         }
+        if self.may_be_parted().await {
+            if let Some(message) = &mut self.transaction {
+                message.is_parted = true;
+            }
+            return self.begin_spool();
+        }
         if let Err(trouble) = self.edit().await {
             crate::warn(&format!("proxy {}: the next hop: {trouble}", self.setup.proxy.name));
             self.reset();
             return Err(NOT_NOW.into());
         }
-        let Some(message) = &mut self.transaction else { return Err(NO_HOP.into()) };
-        let answered = match &mut message.hop {
-            Some(hop) => hop.data().await.ok(),
-            None => None,
-        };
-        match answered {
-            Some(None) => {
-                message.is_text = true;
-                Ok(())
-            }
-            Some(Some(refusal)) => {
-                self.reset();
-                Err(Answer::from(&refusal))
-            }
-            None => {
-                message.hop = None;
-                self.reset();
-                Tally::more(&self.tally().unanswered);
-                Err(NO_HOP.into())
-            }
+        if let Some(message) = &mut self.transaction {
+            message.pending = Some(Vec::new());
         }
+        Ok(())
+    }
+
+    /// Puts the trace header of a gateway before the text.
+    fn trace_it(&mut self) {
+        let now_ms = self.door.hub.now_ms();
+        let is_gateway = self.setup.proxy.is_gateway();
+        if let Some(message) = self.transaction.as_mut().filter(|_| is_gateway) {
+            message.header = received(
+                &self.client,
+                (&self.setup.proxy.name_of_host, &message.instance),
+                (self.is_extended, self.is_encrypted),
+                now_ms,
+            );
+        }
+    }
+
+    /// Whether any message must be there whole before it is passed on: it may be held at its end, or be
+    /// one that was released, which is changed in nothing, and only the whole of it tells.
+    fn must_be_whole(&self) -> bool {
+        let live = self.door.hub.live();
+        let policies = &live.configuration.policies;
+        policies.hold_at_end() || policies.needs().is_any() && self.believes_marks()
     }
 
     /// Has the message held for all, if what was judged last says so; returns whether it does.
@@ -195,14 +198,19 @@ impl Session {
 
     /// Has the message wait in the spool, with its header before it.
     fn begin_spool(&mut self) -> Result<(), Answer> {
+        let whose: Vec<IpNet> = match self.stranger() {
+            Some((client, network)) => vec![IpNet::from(client), network],
+            None => Vec::new(),
+        };
         let Some(message) = &mut self.transaction else { return Err(NO_HOP.into()) };
-        let mut spool = self.door.spool.begin();
+        let mut spool = self.door.spool.begin_for(&whose);
         let header = std::mem::take(&mut message.header);
         if let Err(trouble) = spool.write(header.as_bytes()) {
             crate::warn(&format!("spool: {trouble}"));
             self.reset();
             return Err(SPOOL_FULL.into());
         }
+        message.header_bytes = header.len() as u64;
         message.spool = Some(spool);
         Ok(())
     }
@@ -222,6 +230,7 @@ impl Session {
     async fn pass_on(&mut self, text: &mut Vec<u8>) {
         self.look_at(text);
         self.put_in_spool(text);
+        self.keep_back(text).await;
         if let Some(message) = &mut self.transaction
             && message.spool.is_none()
             && message.is_text
@@ -230,7 +239,7 @@ impl Session {
             && hop.write(text).await.is_err()
         {
             message.hop = None;
-            message.fault = Some(NO_HOP);
+            message.fault = Some(NO_HOP.into());
         }
         text.clear();
     }
@@ -243,7 +252,7 @@ impl Session {
         if let Err(trouble) = spool.write(text) {
             crate::warn(&format!("spool: {trouble}"));
             message.spool = None;
-            message.fault = Some(SPOOL_FULL);
+            message.fault = Some(SPOOL_FULL.into());
         }
         text.clear();
     }
@@ -282,7 +291,7 @@ impl Session {
         } else {
             return;
         };
-        message.fault = Some(fault);
+        message.fault = Some(fault.into());
         // Without its last line the next hop has no message.
         message.hop = None;
     }
@@ -293,10 +302,10 @@ impl Session {
         let bytes = self.transaction.as_ref().map_or(0, |message| message.watch.bytes);
         self.bytes += bytes;
         self.show(Speaker::Note, &format!("a text of {bytes} bytes"));
-        let fault = self.transaction.as_ref().and_then(|message| message.fault);
+        let fault = self.transaction.as_ref().and_then(|message| message.fault.clone());
         if let Some(fault) = fault {
             Tally::more(&self.tally().refused);
-            return Ok(self.end_message(&fault.into()));
+            return Ok(self.end_message(&fault));
         }
         self.order = (None, None);
         if let Some(refusal) = self.judge(Stage::EndOfMessage).await {
@@ -327,6 +336,10 @@ impl Session {
 
     /// The next hop gets what is left of a text that streams, and what it says is the answer.
     async fn end_at_hop(&mut self, mut rest: Vec<u8>) -> io::Result<Next> {
+        if let Err(answer) = self.begin_at_hop().await {
+            Tally::more(&self.tally().unanswered);
+            return Ok(self.end_message(&answer));
+        }
         let Some(message) = &mut self.transaction else { return Ok(Next::GoOn) };
         let header = std::mem::take(&mut message.header);
         rest.splice(..0, header.into_bytes());

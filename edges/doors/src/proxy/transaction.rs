@@ -10,10 +10,11 @@ use mpp_wire::smtp::Reply;
 use super::attributes;
 use super::client::Client;
 use super::deliver::Unstuffing;
+use super::gate::HopPlace;
 use super::header_filter::HeaderFilter;
 use super::next_hop::NextHop;
 use super::offers::Offers;
-use super::reply::Own;
+use super::reply::{Answer, Own};
 use super::trace_header::Watch;
 use crate::scanning::Named;
 
@@ -44,9 +45,18 @@ pub(crate) struct Transaction {
     /// Whether it is to be taken and thrown away.
     pub(crate) is_discarded: bool,
     /// What stands against it, whatever else follows.
-    pub(crate) fault: Option<Own>,
+    pub(crate) fault: Option<Answer>,
+    /// Text that the next hop has not been told of: it is, when there is enough of it or all. Nothing once
+    /// it was.
+    pub(crate) pending: Option<Vec<u8>>,
+    /// Its place among those who have a connection to the hop.
+    pub(crate) place: Option<HopPlace>,
     /// What is to be written before the text.
     pub(crate) header: String,
+    /// How many bytes of the spool that is.
+    pub(crate) header_bytes: u64,
+    /// Whether it waits in the spool for nothing but answers that may differ.
+    pub(crate) is_parted: bool,
     /// What is to be done to it.
     pub(crate) edits: Option<Edits>,
     pub(crate) filter: HeaderFilter,
@@ -146,7 +156,7 @@ pub(crate) enum Said {
     /// Its answer.
     Reply(Reply),
     /// Not to be said to it at all.
-    Cannot(Own),
+    Cannot(Answer),
 }
 
 impl Transaction {
@@ -170,13 +180,13 @@ impl Transaction {
         let offers = &hop.offers;
         let too_big = offers.size.filter(|most| *most > 0);
         if is_strict && self.parameters.is_eight_bit && !offers.eight_bit {
-            return Ok(Said::Cannot(Own(554, "5.6.3 The next hop takes no 8BITMIME")));
+            return Ok(Said::Cannot(Own(554, "5.6.3 The next hop takes no 8BITMIME").into()));
         }
         if is_strict && self.parameters.is_utf8 && !offers.utf8 {
-            return Ok(Said::Cannot(Own(553, "5.6.7 The next hop takes no SMTPUTF8")));
+            return Ok(Said::Cannot(Own(553, "5.6.7 The next hop takes no SMTPUTF8").into()));
         }
         if self.parameters.size.is_some_and(|size| too_big.is_some_and(|most| size > most)) {
-            return Ok(Said::Cannot(Own(552, "5.3.4 Message too big")));
+            return Ok(Said::Cannot(Own(552, "5.3.4 Message too big").into()));
         }
         let mut lines = attributes::xforward(client, &self.instance, &offers.xforward);
         let before = lines.len();
