@@ -38,5 +38,6 @@ fn shelf_name(shelf: Shelf) -> &'static str {
         Shelf::Correspondent => "written to first",
         Shelf::Fault => "faults",
         Shelf::Looked => "looked up",
+        Shelf::Delivered => "delivered already",
     }
 }
