@@ -131,7 +131,7 @@ impl Hub {
             "trace": crate::line::trace(&desk.case.remarks),
             "store_trips": trips,
             "known": known,
-            "raw": raw,
+            "asked": raw,
             "looked_up": desk.case.look_ups.iter().zip(&desk.case.found).map(|(look_up, found)| {
                 let station = live.directories.station(look_up.source);
                 json!({

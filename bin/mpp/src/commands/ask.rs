@@ -76,8 +76,9 @@ impl Ask {
                 self.without_daemon(&request)?
             }
         };
-        if let Some(answer) = answer.as_object_mut().filter(|_| !self.verbose) {
-            answer.remove("raw");
+        if let Some(answer) = answer.as_object_mut().filter(|_| !self.verbose && !self.json) {
+            // Programs may have got used to it.
+            answer.remove("asked");
         }
         print::out(&if self.json { answer.to_string() } else { shown(&answer) });
         Ok(())
@@ -115,7 +116,7 @@ fn shown(answer: &Value) -> String {
     for known in known {
         lines.push(format!("known      {}", known.words(form::about)));
     }
-    for pair in answer.get("raw").and_then(Value::as_array).into_iter().flatten() {
+    for pair in answer.get("asked").and_then(Value::as_array).into_iter().flatten() {
         let of = |place: usize| pair.get(place).and_then(Value::as_str).unwrap_or_default();
         lines.push(format!("asked      {}\n           = {}", of(0), of(1)));
     }
