@@ -18,7 +18,7 @@ pub(crate) fn bytes(bytes: &[u8]) {
 /// Writes an error to standard error.
 pub(crate) fn error(text: &str) {
     // If standard error is gone there is nobody left to tell.
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", mpp_operations::clean::lines(text));
 }
 
 /// Whether people look at standard error.

@@ -146,7 +146,7 @@ impl Control for Reloader {
                     file.stamp = load::stamp(&file.path);
                 }
                 let text = format!("{}\nthe configuration stays as it was", problems.trim_end());
-                mpp_hub::say(&format!("reload refused\n{text}"));
+                mpp_hub::fail(&format!("reload refused\n{text}"));
                 self.note(Some(problems.trim_start()));
                 return Err(text);
             }

@@ -89,3 +89,24 @@ fn a_password_may_come_from_the_environment_and_is_never_printed() {
     assert!(said.contains("mpp.toml:7:12"), "{said}");
     assert!(said.contains("the environment has no variable `MPP_TEST_PASSWORD`"), "{said}");
 }
+
+#[test]
+fn a_socket_that_a_chrooted_postfix_does_not_find_is_warned_of_where_its_lines_are_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mpp.toml");
+    for (socket, is_warned) in [
+        ("unix:/run/mppd/policy", true),
+        ("unix:/var/spool/postfix/private/mpp", false),
+        ("127.0.0.1:10040", false),
+    ] {
+        let text = format!("[listen]\npolicy = [\"{socket}\"]\nmilter = [\"{socket}\"]\n");
+        std::fs::write(&path, text).unwrap();
+        for mode in ["policy", "milter"] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_mpp"));
+            let output = command.args(["postfix", "--mode", mode, "--config"]).arg(&path).output();
+            let printed = String::from_utf8(output.unwrap().stdout).unwrap();
+            let warning = printed.starts_with("# WARNING: a chrooted smtpd");
+            assert_eq!(warning, is_warned, "{socket} {mode}: {printed}");
+        }
+    }
+}

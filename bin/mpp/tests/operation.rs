@@ -150,6 +150,13 @@ fn to_ask_changes_nothing() {
     }
     let text = mpp.tell(&ask);
     assert!(text.contains("450 4.7.1 Greylisted, try again in 3600 s"), "{text}");
+    // In words; how the program has it only for who asks for it.
+    assert!(text.contains("known      greylisted: no"), "{text}");
+    assert!(!text.contains("Key(") && !text.contains("None"), "{text}");
+    let raw = mpp.tell(&[&ask[..], &["--verbose"]].concat());
+    assert!(raw.contains("Since { shelf: Greylisted"), "{raw}");
+    let known = mpp.json(&ask)["known"].clone();
+    assert!(known.as_array().is_some_and(|all| all.iter().all(|it| it["about"].is_string())));
     let shown = mpp.json(&[&["greylist", "show"], &triplet[..]].concat());
     assert_eq!(shown["greylisted"], Value::Null);
     assert_eq!(mpp.json(&["stats"])["total"]["clients"]["seen"], 0);

@@ -10,6 +10,7 @@
 //! assert!(wanted.fits(&row));
 //! ```
 
+pub mod ask;
 pub mod clean;
 pub mod log;
 pub mod status;

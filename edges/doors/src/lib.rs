@@ -8,7 +8,7 @@ pub mod policy;
 pub mod proxy;
 mod scanning;
 
-/// Says something to the operator, on standard error.
+/// Says something to the operator that anybody out there may cause.
 pub(crate) fn warn(text: &str) {
-    mpp_hub::say(text);
+    mpp_hub::warn_of_strangers(text);
 }

@@ -1,5 +1,6 @@
 //! Judging without consequences, for `mpp ask`: nothing is counted, remembered or logged.
 
+use mpp_engine::checks::Mode;
 use mpp_engine::checks::greylist::{self, ByAddress};
 use mpp_engine::decide::identity_key;
 use mpp_engine::facts::Direction;
@@ -7,10 +8,12 @@ use mpp_engine::identity::parse_subject;
 use mpp_engine::question::{
     Answer, BlockReason, Effect, IdentityKind, Key, Moment, NewBlock, Question, Shelf, Subject,
 };
+use mpp_operations::ask::Known;
 use serde_json::{Value, json};
 
 use crate::facts::facts;
 use crate::hub::{Asked, Desk, Hub};
+use crate::known::known;
 use crate::resolve;
 use crate::settle;
 use crate::store::{BlockRow, Counts, Health, Later, Store, StoreError};
@@ -106,11 +109,12 @@ impl Hub {
             settle::settle(bench, &facts, &mut desk.case, &mut desk.fresh).await;
         let mut text = String::new();
         let reply = mpp_engine::reply::reply(&decision.verdict, &mut text);
-        let asked: Vec<Value> = desk
-            .case
-            .questions
-            .iter()
-            .zip(&desk.case.answers)
+        let pairs = || desk.case.questions.iter().zip(&desk.case.answers);
+        let now_ms = self.now_ms();
+        let known: Vec<Known> =
+            pairs().map(|(question, answer)| known(question, answer, now_ms)).collect();
+        // For who looks for a fault of mpp itself.
+        let raw: Vec<Value> = pairs()
             .map(|(question, answer)| json!([format!("{question:?}"), format!("{answer:?}")]))
             .collect();
         json!({
@@ -118,7 +122,7 @@ impl Hub {
             "direction": facts.direction.name(),
             "checks": policy.checks.iter().map(|armed| json!({
                 "check": armed.kind.name,
-                "mode": format!("{:?}", armed.mode).to_lowercase(),
+                "mode": Mode::ALL.iter().find(|(_, mode)| *mode == armed.mode).map(|(name, _)| name),
             })).collect::<Vec<_>>(),
             "check": decision.check,
             "verdict": decision.verdict.action.name(),
@@ -126,7 +130,8 @@ impl Hub {
             "reply": reply.map(|reply| format!("{} {} {text}", reply.code, reply.status)),
             "trace": crate::line::trace(&desk.case.remarks),
             "store_trips": trips,
-            "asked": asked,
+            "known": known,
+            "asked": raw,
             "looked_up": desk.case.look_ups.iter().zip(&desk.case.found).map(|(look_up, found)| {
                 let station = live.directories.station(look_up.source);
                 json!({

@@ -173,7 +173,7 @@ pub struct Hub {
     transactions: Mutex<Transactions>,
     statistics: Mutex<Statistics>,
     started_ms: u64,
-    last_asked: Doors,
+    pub(crate) last_asked: Doors,
     pub(crate) traces: Arc<Traces>,
 }
 
@@ -254,11 +254,6 @@ impl Hub {
     /// When it was put together, as [`Hub::now_ms`] has it.
     pub fn started_ms(&self) -> u64 {
         self.started_ms
-    }
-
-    /// When each door was asked last, and about whom.
-    pub fn last_asked(&self) -> Vec<mpp_operations::status::LastAsked> {
-        self.last_asked.report(self.now_ms())
     }
 
     /// The statistics.
@@ -503,10 +498,11 @@ impl Hub {
         }
     }
 
-    /// Drops what has run out, a piece at a time. To be called ten times a second.
-    pub fn tick(&self) {
+    /// Drops what has run out, a piece at a time; whether there was anything. To be called once a second,
+    /// and soon again where there was.
+    pub fn tick(&self) -> bool {
         let now_ms = self.clock.now_ms();
-        self.store.expire(now_ms);
+        let expired = self.store.expire(now_ms);
         let back = self.transactions().expire(now_ms);
         let mut effects = Vec::new();
         give_back(&back, &mut effects);
@@ -514,6 +510,7 @@ impl Hub {
             self.store.perform(now_ms, &effects);
         }
         self.statistics().expire(now_ms);
+        expired > 0 || !effects.is_empty()
     }
 
     /// The slow part of housekeeping: what directories have to tell. To be called every few seconds.

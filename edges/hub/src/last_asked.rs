@@ -6,7 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use mpp_operations::status::LastAsked;
 
-use crate::hub::Asked;
+use crate::hub::{Asked, Hub};
+
+impl Hub {
+    /// When each door was asked last, and about whom.
+    pub fn last_asked(&self) -> Vec<LastAsked> {
+        self.last_asked.report(self.now_ms())
+    }
+}
 
 /// The doors, as the log calls them.
 const DOORS: [&str; 3] = ["policy", "milter", "proxy"];

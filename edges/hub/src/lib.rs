@@ -18,6 +18,7 @@ pub mod html;
 mod hub;
 pub mod id;
 pub mod import;
+mod known;
 mod last_asked;
 mod line;
 pub mod log;
@@ -25,6 +26,7 @@ mod passing;
 pub mod quarantine;
 mod resolve;
 mod room;
+mod say;
 pub mod scanner;
 pub mod session;
 mod settle;
@@ -43,17 +45,11 @@ mod verification;
 pub use directories::{Open, Outside};
 pub use dry::Dry;
 pub use hub::{Asked, Desk, Hub, Judged, Live, Observed, Order, Parts};
+pub use say::{Severity, fail, say, warn, warn_of_strangers};
 
 /// A point in time, in milliseconds since 1970, as the decision log writes it (RFC 3339).
 pub fn time_text(at_ms: u64) -> String {
     let mut text = String::new();
     line::Stamp::default().push(at_ms, &mut text);
     text
-}
-
-/// Says something to the operator: one line on standard error, where the service manager logs it.
-pub fn say(text: &str) {
-    use std::io::Write as _;
-    // If standard error is gone there is nobody left to tell.
-    let _ = writeln!(std::io::stderr().lock(), "mpp: {text}");
 }

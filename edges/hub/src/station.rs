@@ -239,7 +239,7 @@ impl Station {
         }
         if let Err(Trouble::NotNow(text) | Trouble::Down(text)) = answer {
             if let Some(news) = news {
-                say(&format!(
+                crate::warn(&format!(
                     "directory {} {news}: {text}; known recipients are known from what is kept, \
                      for the rest the policy's `unavailable` holds",
                     self.name()

@@ -252,7 +252,7 @@ impl<D: Dialect> Inner<D> {
             match (found, was) {
                 (Ok(_), Health::Works) => {
                     if !was_down {
-                        mpp_hub::say(&format!("scanner {name}: a message was not scanned: {why}"));
+                        mpp_hub::warn(&format!("scanner {name}: a message was not scanned: {why}"));
                     }
                     break;
                 }
@@ -268,7 +268,7 @@ impl<D: Dialect> Inner<D> {
                     was_down = true;
                     let waits = self.settings.down_for(None) == Down::Defer;
                     let then = if waits { "is told to come again" } else { "passes unscanned" };
-                    mpp_hub::say(&format!(
+                    mpp_hub::warn(&format!(
                         "scanner {name}: down: {trouble}; until it is back mail {then} where its \
                          policy says nothing else"
                     ));

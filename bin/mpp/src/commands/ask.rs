@@ -2,6 +2,9 @@
 
 use clap::Args;
 use mpp_admin::AskError;
+use mpp_operations::ask::Known;
+use mpp_operations::clean;
+use mpp_settings::form;
 use serde_json::{Value, json};
 
 use super::Failure;
@@ -56,13 +59,16 @@ pub(crate) struct Ask {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Print what the store was asked as the program has it, too
+    #[arg(long, short)]
+    verbose: bool,
 }
 
 impl Ask {
     pub(crate) fn run(&self) -> Result<(), Failure> {
         let request = self.transaction.request("ask");
         let (_, socket) = self.daemon.find()?;
-        let answer = match mpp_admin::ask(&socket, &request) {
+        let mut answer = match mpp_admin::ask(&socket, &request) {
             Ok(answer) => answer,
             Err(AskError::Refused(text)) => return Err(Failure(text)),
             Err(AskError::NotRunning(_)) => {
@@ -70,6 +76,10 @@ impl Ask {
                 self.without_daemon(&request)?
             }
         };
+        if let Some(answer) = answer.as_object_mut().filter(|_| !self.verbose && !self.json) {
+            // Programs may have got used to it.
+            answer.remove("asked");
+        }
         print::out(&if self.json { answer.to_string() } else { shown(&answer) });
         Ok(())
     }
@@ -101,9 +111,14 @@ fn shown(answer: &Value) -> String {
     for part in text("trace").split("; ").filter(|part| !part.is_empty()) {
         lines.push(format!("           {part}"));
     }
+    let known = answer.get("known").cloned().unwrap_or_default();
+    let known: Vec<Known> = serde_json::from_value(known).unwrap_or_default();
+    for known in known {
+        lines.push(format!("known      {}", known.words(form::about)));
+    }
     for pair in answer.get("asked").and_then(Value::as_array).into_iter().flatten() {
         let of = |place: usize| pair.get(place).and_then(Value::as_str).unwrap_or_default();
         lines.push(format!("asked      {}\n           = {}", of(0), of(1)));
     }
-    lines.join("\n")
+    clean::lines(&lines.join("\n"))
 }

@@ -58,20 +58,34 @@ impl Postfix {
                 )?)
             }
             Mode::Policy => {
-                let mut text =
-                    lines(listen.policy.first().ok_or("error: `listen.policy` is empty")?);
+                let address = listen.policy.first().ok_or("error: `listen.policy` is empty")?;
+                let mut text = chroot_note(address).to_owned() + &lines(address);
                 text.push_str(&filter_lines(&loaded.configuration));
                 text
             }
             Mode::BeforeQueue => before_queue_lines(proxy()?),
             Mode::AfterQueue => after_queue_lines(proxy()?),
             Mode::Milter => {
-                milter_lines(listen.milter.first().ok_or(
+                let address = listen.milter.first().ok_or(
                     "error: `listen.milter` is empty\nhelp: milter = [\"127.0.0.1:10041\"]",
-                )?)
+                )?;
+                chroot_note(address).to_owned() + &milter_lines(address)
             }
         });
         Ok(())
+    }
+}
+
+/// What is to be said of a socket that a chrooted Postfix does not find: mail would flow unfiltered.
+fn chroot_note(address: &str) -> &'static str {
+    let is_outside =
+        address.strip_prefix("unix:").is_some_and(|path| !path.starts_with("/var/spool/postfix/"));
+    if is_outside {
+        "# WARNING: a chrooted smtpd (as Debian has it) does not reach this socket, and mail flows as if
+# mpp were not there. Let mpp listen below /var/spool/postfix, or on ADDRESS:PORT.
+"
+    } else {
+        ""
     }
 }
 

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use mpp_admin::Control as _;
@@ -23,6 +24,7 @@ use mpp_hub::spool::Spool;
 use mpp_hub::store::{Health, Store};
 use mpp_pages::Pages;
 use mpp_quarantine::{Quarantine, Together};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -34,15 +36,15 @@ use crate::place::Config;
 use crate::reload::Reloader;
 use crate::{place, private, wiring};
 
-/// How often expiry, transactions and health are looked at.
-const TICK: Duration = Duration::from_millis(100);
+/// How often expiry, transactions, list files and the log are looked at while nothing happens; and while
+/// there is much that has run out.
+const TICK: Duration = Duration::from_millis(1_200);
+const TICK_BUSY: Duration = Duration::from_millis(100);
 /// Tasks that a worker runs before it asks the kernel what else there is: each connection of a round
 /// is two.
 const EVENT_INTERVAL: u32 = 512;
-/// How often list files are looked at.
-const LIST_TICKS: u32 = 10;
 /// How often statistics are written.
-const SLOW_TICKS: u32 = 50;
+const SLOW: Duration = Duration::from_secs(5);
 /// How often nodes look what others hold, and ask of them.
 const BOARD_EVERY: Duration = Duration::from_secs(1);
 /// So long messages that are under way in a proxy may take to be finished when the daemon stops.
@@ -116,7 +118,20 @@ fn has_sockets(configuration: &Configuration, state: &Path) -> bool {
 fn bind(addresses: &[String]) -> Result<Vec<Listener>, Failure> {
     let bound = addresses.iter().map(|address| Listener::bind(address));
     let bound = bound.collect::<io::Result<Vec<_>>>();
-    bound.map_err(|error| Failure(format!("error: cannot listen on {error}")))
+    bound.map_err(|error| {
+        let help = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "\nhelp: another program has it: another mpp, or on port 25 a Postfix, whose line `smtp \
+                 inet` in master.cf has to go then; `ss -ltnp` names it"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "\nhelp: a port below 1024 wants AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit of \
+                 systemd"
+            }
+            _ => "",
+        };
+        Failure(format!("error: cannot listen on {error}{help}"))
+    })
 }
 
 fn bind_proxies(proxies: &[Arc<Proxy>]) -> Result<Vec<(Listener, Arc<Gate>)>, Failure> {
@@ -236,7 +251,7 @@ impl Node {
         let (places, proxy_places) = (Places::new(most), Places::new(most));
         let lists = loaded.lists.clone();
         if !loaded.warnings.is_empty() {
-            mpp_hub::say(&loaded.warnings);
+            mpp_hub::warn(&loaded.warnings);
         }
         if loaded.configuration.holds_for_good() {
             mpp_hub::say(&format!("warning: {}", super::check::HOLDS_FOR_GOOD));
@@ -254,8 +269,14 @@ impl Node {
         for address in &proxies {
             mpp_hub::say(&format!("proxy on {address}"));
         }
+        let pages: Vec<String> = doors.pages.iter().map(Listener::address).collect();
+        for address in &pages {
+            mpp_hub::say(&format!("pages on {address}"));
+        }
         mpp_hub::say(&format!("state in {}", state.display()));
-        if let Some(first) = addresses.first() {
+        // Those who come by another door have `mpp postfix --mode`.
+        if let Some(first) = addresses.first().filter(|_| milters.is_empty() && proxies.is_empty())
+        {
             mpp_hub::say(&format!("for main.cf:\n{}", postfix::short_lines(first)));
         }
         let keeper = doors.quarantine.as_ref().map(|quarantine| {
@@ -299,7 +320,8 @@ impl Node {
                 .spawn(move || work(doors, &hub, [&places, &proxy_places], &stopping))?;
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
+        let (working, ended) = std::sync::mpsc::channel();
+        let work = async {
             self.serve_pages(&doors)?;
             if let Some(keeper) = &self.keeper {
                 let log = self.state.join(wiring::LOG);
@@ -312,10 +334,18 @@ impl Node {
                 keeper.stop().await;
             }
             Ok::<(), Failure>(())
+        };
+        std::thread::scope(|scope| {
+            let name = std::thread::Builder::new().name("housekeeping".into());
+            let handle = runtime.handle().clone();
+            name.spawn_scoped(scope, move || self.keep_house(&ended, &handle))?;
+            let done = runtime.block_on(work);
+            drop(working);
+            done
         })?;
         wiring::write_statistics(&self.state, &self.hub);
         if let Err(error) = self.hub.store().settle() {
-            mpp_hub::say(&format!("the store could not be written: {error}"));
+            mpp_hub::fail(&format!("the store could not be written: {error}"));
         }
         drop((doors, admin_file));
         mpp_hub::say("stopped");
@@ -352,33 +382,45 @@ impl Node {
         );
         let control: Arc<dyn mpp_admin::Control> = self.reloader.clone();
         tokio::spawn(mpp_admin::serve(admin, Arc::clone(&self.hub), control));
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut ticks = 0_u32;
-        let mut seen = Seen { was_good: true, most_bytes: 0 };
         loop {
             tokio::select! {
                 _ = stop.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
                 // What is wrong was said to the log already.
                 _ = hang_up.recv() => drop(self.reloader.reload(false)),
-                _ = tick.tick() => {
-                    self.hub.tick();
-                    ticks = ticks.wrapping_add(1);
-                    if ticks.is_multiple_of(LIST_TICKS)
-                        && let Some(log) = self.hub.log()
-                    {
-                        log.look_around();
-                    }
-                    if ticks.is_multiple_of(LIST_TICKS) && self.reloader.lists_changed() {
-                        // As above.
-                        drop(self.reloader.reload(false));
-                    }
-                    if ticks.is_multiple_of(SLOW_TICKS) {
-                        self.look_around(&mut seen);
-                    }
-                }
             }
+        }
+    }
+
+    /// Housekeeping, until the other end of the channel is gone. A thread of its own that sleeps wakes up
+    /// once for each look; a timer of the runtime twice.
+    fn keep_house(&self, ended: &Receiver<()>, runtime: &Handle) {
+        let _entered = runtime.enter();
+        let mut pause = TICK;
+        let (mut files_at, mut slow_at) = (Instant::now() + TICK, Instant::now() + SLOW);
+        let mut seen = Seen { was_good: true, most_bytes: 0 };
+        while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+            pause = if self.hub.tick() { TICK_BUSY } else { TICK };
+            let now = Instant::now();
+            if now >= files_at {
+                files_at = now + TICK;
+                self.look_at_files();
+            }
+            if now >= slow_at {
+                slow_at = now + SLOW;
+                self.look_around(&mut seen);
+            }
+        }
+    }
+
+    /// Looks whether somebody has changed a list, or removed the log.
+    fn look_at_files(&self) {
+        if let Some(log) = self.hub.log() {
+            log.look_around();
+        }
+        if self.reloader.lists_changed() {
+            // What is wrong was said to the log already.
+            drop(self.reloader.reload(false));
         }
     }
 
@@ -392,7 +434,7 @@ impl Node {
         let is_good = !matches!(health, Health::MemoryOnly(_));
         match health {
             Health::MemoryOnly(why) if seen.was_good => {
-                mpp_hub::say(&format!("the store goes on from memory only: {why}"));
+                mpp_hub::fail(&format!("the store goes on from memory only: {why}"));
             }
             Health::Good if !seen.was_good => mpp_hub::say("the store is durable again"),
             // A shared store says by itself when it goes and comes.

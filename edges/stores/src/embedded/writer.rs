@@ -11,6 +11,8 @@ use crate::frames::Head;
 
 /// How often the thread thinks about a snapshot.
 const LOOK_EVERY: Duration = pace(Duration::from_secs(1));
+/// The same while nothing is written and nothing is wrong: nobody is woken up for nothing.
+const LOOK_EVERY_IDLE: Duration = pace(Duration::from_secs(10));
 /// After a failure the disk is tried again after this time, then after twice as long, and so on.
 const RETRY_FIRST: Duration = pace(Duration::from_millis(500));
 /// But at least this often.
@@ -139,11 +141,14 @@ impl Writer {
     fn wait(&mut self) -> bool {
         let mut inner = self.shared.lock();
         if inner.pending.is_empty() && !inner.is_urgent() {
+            let has_work =
+                self.retry_at.is_some() || self.wants_snapshot || !self.records.is_empty();
+            let every = if has_work { LOOK_EVERY } else { LOOK_EVERY_IDLE };
             inner.is_idle = true;
             (inner, _) = self
                 .shared
                 .wake
-                .wait_timeout_while(inner, LOOK_EVERY, |inner| inner.is_idle && !inner.is_urgent())
+                .wait_timeout_while(inner, every, |inner| inner.is_idle && !inner.is_urgent())
                 .unwrap_or_else(PoisonError::into_inner);
             inner.is_idle = false;
         }
