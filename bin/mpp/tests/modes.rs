@@ -144,7 +144,7 @@ fn after_the_queue_nothing_is_asked_when_mail_comes_back() {
 fn what_is_undecided_goes_by_filter_as_whose_it_is() {
     let scan = "[scanner.rspamd]\nkind = \"rspamd\"\nservers = [\"AT:1\"]\n\
                 [policy.default.scan]\nwith = [\"rspamd\"]\nfilter = \"mpp:[AT]:10025\"\n";
-    let all = sent("policy", &scan, true);
+    let all = sent("policy", scan, true);
     assert_eq!(count(&all, "proxy", "RCPT"), MESSAGES);
 }
 
