@@ -13,6 +13,9 @@ mod wiring;
 
 use std::process::ExitCode;
 
+/// The commit that this was built from.
+const COMMIT: &str = env!("MPP_COMMIT");
+
 fn main() -> ExitCode {
     private::by_default();
     commands::run()

@@ -71,12 +71,10 @@ impl Reloader {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
     }
 
-    fn last_reload(&self) -> Value {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        last.map_or(Value::Null, |last| {
-            let age_ms = self.hub.now_ms().saturating_sub(last.at_ms);
-            json!({ "age_ms": age_ms, "refused": last.refused })
-        })
+    fn last_reload(&self) -> Option<mpp_operations::status::LastReload> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let age_ms = self.hub.now_ms().saturating_sub(last.at_ms);
+        Some(mpp_operations::status::LastReload { age_ms, refused: last.refused })
     }
 }
 
@@ -185,6 +183,7 @@ impl Control for Reloader {
     fn status(&self) -> Value {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "commit": crate::COMMIT,
             "configuration": self.config.as_ref().map_or("defaults".into(), |path| path.display().to_string()),
             "state": self.state.display().to_string(),
             "policy_service": self.listeners[0],

@@ -337,6 +337,37 @@ fn the_status_names_what_runs() {
     assert_eq!(status["store"]["health"], "good", "{status}");
     assert_eq!(status["policy_service"][0], mpp.address());
     assert_eq!(status["policy_service"][1], mpp.unix_address());
+    let text = mpp.tell(&["status"]);
+    for word in
+        ["process        ", ", up ", "policy service ", "; never asked", "decision log   written"]
+    {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    mpp.client().ask(&rcpt(DRONE, "a@x.example", "bob@test.example"));
+    let text = mpp.tell(&["status"]);
+    assert!(
+        text.contains("last asked 0 seconds ago, about 192.0.2.66")
+            || text.contains("about 192.0.2.66"),
+        "{text}"
+    );
+    assert_eq!(mpp.json(&["status"])["troubles"], serde_json::json!([]));
+    // What is wrong comes first, and monitoring hears of it.
+    mpp.configure("[policy.default.greylist]\ndelya = \"1m\"\n");
+    mpp.tell_in_vain(&["reload"]);
+    let output = mpp.run(&["status"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.starts_with("TROUBLE        reload, for "), "{text}");
+    assert!(text.contains("unknown setting `delya`"), "{text}");
+    let status = mpp.json(&["status"]);
+    assert_eq!(status["troubles"][0]["what"], "reload", "{status}");
+    mpp.configure(NO_GREYLIST);
+    mpp.tell(&["reload"]);
+    assert!(mpp.tell(&["status"]).starts_with("version"));
+    let version = std::process::Command::new(MPP).arg("--version").output().expect("mpp");
+    let version = String::from_utf8_lossy(&version.stdout).into_owned();
+    let commit = status["commit"].as_str().unwrap_or("-");
+    assert!(version.contains(commit), "{version}");
     let checked = mpp.tell(&["check"]);
-    assert!(checked.starts_with("sound: 1 policies"), "{checked}");
+    assert!(checked.starts_with("sound: 1 policy"), "{checked}");
 }

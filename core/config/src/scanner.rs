@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mpp_engine::scan::Down;
 use mpp_settings::{Diagnostic, Kind as ValueKind, Reader, Secret, Session};
 
 use crate::directory::smtp::Server;
@@ -27,6 +28,8 @@ pub struct Scanner {
     pub spam: Option<f64>,
     /// Whose settings spamd is to use; empty for its own.
     pub user: String,
+    /// What holds while it cannot be asked, if that is written down.
+    pub down: Option<Down>,
     /// What rspamd wants to hear.
     pub password: Option<Secret>,
 }
@@ -40,6 +43,15 @@ pub enum Kind {
     Rspamd,
     /// `ClamAV`'s `clamd`.
     Clamd,
+}
+
+impl Scanner {
+    /// What holds for mail of a policy while this cannot be asked. A virus that was not looked for does
+    /// harm; spam is a nuisance.
+    pub fn down_for(&self, policy: Option<Down>) -> Down {
+        let usual = if self.kind == Kind::Clamd { Down::Defer } else { Down::Pass };
+        Down::of(policy, self.down, usual)
+    }
 }
 
 impl Kind {
@@ -101,6 +113,7 @@ fn read_one(table: &mut Reader<'_>, name: &str) -> Option<Scanner> {
     if !user.bytes().all(|byte| byte.is_ascii_graphic()) {
         table.mistake("user", "expected the name of a user");
     }
+    let down = Down::read(table);
     let password = table.secret("password");
     Some(Scanner {
         name: name.into(),
@@ -112,6 +125,7 @@ fn read_one(table: &mut Reader<'_>, name: &str) -> Option<Scanner> {
         message_bytes,
         spam: (spam > 0.0).then_some(spam),
         user,
+        down,
         password,
     })
 }

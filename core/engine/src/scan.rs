@@ -59,18 +59,35 @@ pub struct Scanned {
     pub points: f32,
     /// What each says.
     pub findings: Vec<Finding>,
-    /// A scanner that was to be asked has not answered.
-    pub is_incomplete: bool,
+    /// The scanners that were to be asked and have not answered.
+    pub missing: Vec<Arc<str>>,
+    /// The message is to come again, since one of those must not be passed by.
+    pub waits: bool,
 }
 
 impl Scanned {
     /// Puts findings together.
-    pub fn of(findings: Vec<Finding>, is_incomplete: bool) -> Self {
+    pub fn of(findings: Vec<Finding>) -> Self {
         let class = findings.iter().map(|finding| finding.class).max().unwrap_or_default();
         let points = findings.iter().map(|finding| finding.points);
         let points = points.fold(f32::NEG_INFINITY, f32::max);
         let points = if points.is_finite() { points } else { 0.0 };
-        Self { class, points, findings, is_incomplete }
+        Self { class, points, findings, missing: Vec::new(), waits: false }
+    }
+
+    /// The same where a scanner has not answered.
+    #[must_use]
+    pub fn without(mut self, scanner: &Arc<str>, waits: bool) -> Self {
+        self.waits |= waits;
+        if !self.missing.contains(scanner) {
+            self.missing.push(Arc::clone(scanner));
+        }
+        self
+    }
+
+    /// Whether a scanner that was to be asked has not answered.
+    pub fn is_incomplete(&self) -> bool {
+        !self.missing.is_empty()
     }
 }
 
@@ -144,8 +161,8 @@ pub struct Scanning {
     pub sure_clean: f32,
     /// With as many they are sure that it is spam.
     pub sure_spam: f32,
-    /// When none can be asked.
-    pub down: Down,
+    /// What is written down for scanners that cannot be asked; nothing: what each of them says.
+    pub down: Option<Down>,
     /// Whose mail is not scanned.
     pub skip: Vec<Skip>,
     /// The share of it that is scanned all the same.
@@ -197,6 +214,24 @@ fn read_filter(table: &mut Reader<'_>) -> String {
     filter
 }
 
+impl Down {
+    /// Reads the setting `down`; nothing where it is not written.
+    pub fn read(table: &mut Reader<'_>) -> Option<Self> {
+        let words = [("defer", Some(Self::Defer)), ("pass", Some(Self::Pass)), ("scanner", None)];
+        table.choice("down", "scanner", &words).flatten()
+    }
+
+    /// What holds where a policy and a scanner may each have said something: to wait is on the safe
+    /// side, and `usual` is for where nobody has said anything.
+    pub fn of(policy: Option<Self>, scanner: Option<Self>, usual: Self) -> Self {
+        match (policy, scanner) {
+            (Some(Self::Defer), _) | (_, Some(Self::Defer)) => Self::Defer,
+            (None, None) => usual,
+            _ => Self::Pass,
+        }
+    }
+}
+
 impl Scanning {
     /// Whether anything is held by what scanners say.
     pub fn holds(&self) -> bool {
@@ -224,8 +259,7 @@ impl Scanning {
         let (sure_clean, sure_spam) =
             (points("sure_clean", 1.0, -1000.0), points("sure_spam", 12.0, 0.0));
         let fates = read_fates(table);
-        let downs = [("defer", Down::Defer), ("pass", Down::Pass)];
-        let down = table.choice("down", "pass", &downs).unwrap_or(Down::Pass);
+        let down = Down::read(table);
         let skip = table.list("skip", &["allowed", "authenticated", "local"], |text| {
             let found = SKIPS.iter().find(|(name, _)| *name == text).map(|(_, skip)| *skip);
             found.ok_or_else(|| {
@@ -277,7 +311,7 @@ impl Scanning {
 
     /// Whether what the first scanners say spares the others.
     pub fn is_sure(&self, first: &Scanned) -> bool {
-        !first.is_incomplete
+        !first.is_incomplete()
             && (first.class == Class::Virus
                 || first.points <= self.sure_clean
                 || first.points >= self.sure_spam)
@@ -345,7 +379,7 @@ mod tests {
     }
 
     fn scanned(class: Class, points: f32) -> Scanned {
-        Scanned::of(vec![finding(class, points)], false)
+        Scanned::of(vec![finding(class, points)])
     }
 
     fn scanning(text: &str) -> Scanning {
@@ -384,17 +418,35 @@ mod tests {
         assert!(!policy.is_sure(&scanned(Class::Spam, 6.0)));
         assert!(policy.is_sure(&scanned(Class::Spam, 12.0)));
         assert!(policy.is_sure(&scanned(Class::Virus, 5.0)));
-        assert!(!policy.is_sure(&Scanned::of(Vec::new(), true)), "nobody has answered");
+        let nobody = Scanned::of(Vec::new()).without(&"x".into(), false);
+        assert!(!policy.is_sure(&nobody), "nobody has answered");
     }
 
     #[test]
     fn the_worst_of_all_findings_holds() {
         let all = vec![finding(Class::Clean, -2.0), finding(Class::Spam, 7.0)];
-        let scanned = Scanned::of(all, false);
+        let scanned = Scanned::of(all);
         assert_eq!((scanned.class, scanned.points), (Class::Spam, 7.0));
-        assert!(Scanned::of(Vec::new(), false).points.abs() < f32::EPSILON);
-        let odd = Scanned::of(vec![finding(Class::Clean, f32::NAN)], false);
+        assert!(Scanned::of(Vec::new()).points.abs() < f32::EPSILON);
+        let odd = Scanned::of(vec![finding(Class::Clean, f32::NAN)]);
         assert!(odd.points.abs() < f32::EPSILON);
+    }
+
+    #[test]
+    fn mail_waits_for_a_scanner_where_anybody_says_so() {
+        use Down::{Defer, Pass};
+        for (policy, scanner, usual, holds) in [
+            (None, None, Pass, Pass),
+            (None, None, Defer, Defer),
+            (Some(Pass), None, Defer, Pass),
+            (None, Some(Pass), Defer, Pass),
+            (Some(Defer), None, Pass, Defer),
+            (None, Some(Defer), Pass, Defer),
+            (Some(Pass), Some(Defer), Pass, Defer),
+            (Some(Defer), Some(Pass), Pass, Defer),
+        ] {
+            assert_eq!(Down::of(policy, scanner, usual), holds, "{policy:?} {scanner:?} {usual:?}");
+        }
     }
 
     #[test]

@@ -1,17 +1,16 @@
 //! What each command does.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use mpp_engine::facts::Stage;
 use mpp_engine::identity::parse_subject;
 use mpp_engine::question::{IdentityKind, Subject};
 use mpp_hub::hex::{hex, unhex};
-use mpp_hub::store::Health;
 use mpp_hub::{Asked, Desk, Hub, Observed};
 use serde_json::{Value, json};
 
 use crate::Control;
+use crate::status::status;
 
 /// Rows that a list shows at the most if nobody says otherwise.
 const ROWS: u64 = 1000;
@@ -142,46 +141,6 @@ fn is_asked_about(hub: &Hub, kind: &str, identity: &str) -> Result<(), String> {
         }
         _ => Ok(()),
     }
-}
-
-fn status(hub: &Hub, control: &dyn Control) -> Value {
-    let counts = hub.store().counts();
-    let [greylisted, proven, correspondents, faults, looked_up, _] = counts.shelves;
-    let (log_lines_dropped, log_trouble) =
-        hub.log().map_or((0, None), mpp_hub::log::DecisionLog::health);
-    let mut status = control.status();
-    if let Some(status) = status.as_object_mut() {
-        status.insert("generation".into(), json!(hub.live().generation));
-        status.insert(
-            "store".into(),
-            json!({
-                "health": match hub.store().health() {
-                    Health::Good => "good".to_owned(),
-                    Health::MemoryOnly(why) => format!("memory only: {why}"),
-                    Health::Alone(why) => format!("alone: {why}"),
-                },
-                "place": hub.store().place(),
-                "figures": hub.store().figures().into_iter().collect::<BTreeMap<_, _>>(),
-                "greylisted": greylisted,
-                "proven": proven,
-                "correspondents": correspondents,
-                "faults": faults,
-                "looked_up": looked_up,
-                "blocks": counts.blocks,
-                "tallies": counts.tallies,
-                "histories": counts.histories,
-                "disk_bytes": counts.disk_bytes,
-                "memory_bytes": counts.memory_bytes,
-            }),
-        );
-        status.insert("directories".into(), json!(hub.directories()));
-        status.insert("scanners".into(), hub.scanner_numbers());
-        status.insert(
-            "log".into(),
-            json!({ "lines_dropped": log_lines_dropped, "trouble": log_trouble }),
-        );
-    }
-    status
 }
 
 /// A transaction as the command line describes it.

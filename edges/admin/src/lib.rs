@@ -5,6 +5,7 @@
 //! daemon's user only, so there is no password.
 
 mod handle;
+mod status;
 mod stream;
 
 use std::io::{self, BufRead as _, BufReader, Write as _};

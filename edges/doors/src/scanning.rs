@@ -124,6 +124,9 @@ pub(crate) fn remarks(worst: &Scanned, fate: Fate) -> Vec<Remark> {
     for finding in &worst.findings {
         remarks.push(remark("by", Value::Name(Arc::clone(&finding.scanner))));
     }
+    for scanner in &worst.missing {
+        remarks.push(remark("unscanned", Value::Name(Arc::clone(scanner))));
+    }
     remarks.push(remark("fate", Value::Word(fate.name())));
     remarks
 }
@@ -156,7 +159,7 @@ pub(crate) fn results(
         .iter()
         .map(|finding| format!("{}:{}", finding.scanner, finding.tests))
         .collect();
-    let note = if scanned.is_incomplete { " unscanned" } else { "" };
+    let note = if scanned.is_incomplete() { " unscanned" } else { "" };
     let _ = write!(
         text,
         "X-Spam-Score: {:.2}\r\nX-Spam-Status: {word}, score={:.2} required=5.00{note}\r\n\ttests=[{}]\r\n",
@@ -173,9 +176,11 @@ pub(crate) fn worst(found: &[Found]) -> Scanned {
     for Found { scanned, .. } in found {
         let is_worse = (scanned.class, scanned.points) > (worst.class, worst.points);
         if is_worse || worst.findings.is_empty() {
-            let is_incomplete = worst.is_incomplete || scanned.is_incomplete;
-            worst = Scanned { is_incomplete, ..scanned.clone() };
+            let missing = std::mem::take(&mut worst.missing);
+            worst = Scanned { missing, ..scanned.clone() };
         }
+        let missing = scanned.missing.iter();
+        worst = missing.fold(worst, |worst, it| worst.without(it, scanned.waits));
     }
     worst
 }

@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::directories::{Directories, Outside};
 use crate::facts::facts;
 use crate::id::{Id, Ids};
+use crate::last_asked::Doors;
 use crate::line::{self, Line, Stamp};
 use crate::log::DecisionLog;
 use crate::resolve;
@@ -172,6 +173,7 @@ pub struct Hub {
     transactions: Mutex<Transactions>,
     statistics: Mutex<Statistics>,
     started_ms: u64,
+    last_asked: Doors,
     pub(crate) traces: Arc<Traces>,
 }
 
@@ -205,6 +207,7 @@ impl Hub {
             log,
             ids: Ids::default(),
             started_ms,
+            last_asked: Doors::default(),
             transactions: Mutex::default(),
             statistics: Mutex::new(statistics),
             traces: Arc::default(),
@@ -253,6 +256,11 @@ impl Hub {
         self.started_ms
     }
 
+    /// When each door was asked last, and about whom.
+    pub fn last_asked(&self) -> Vec<mpp_operations::status::LastAsked> {
+        self.last_asked.report(self.now_ms())
+    }
+
     /// The statistics.
     pub fn statistics(&self) -> MutexGuard<'_, Statistics> {
         self.statistics.lock().unwrap_or_else(PoisonError::into_inner)
@@ -277,6 +285,7 @@ impl Hub {
         let live = self.live.load();
         let configuration = &live.configuration;
         let now_ms = self.clock.now_ms();
+        self.last_asked.note(asked, now_ms);
         let mut lower = std::mem::take(&mut desk.lower);
         let mut facts = facts(configuration, asked, &mut lower, &mut desk.scratch);
         let ties = Ties::of(&facts, asked.door, configuration);

@@ -18,6 +18,7 @@ pub mod html;
 mod hub;
 pub mod id;
 pub mod import;
+mod last_asked;
 mod line;
 pub mod log;
 mod passing;
@@ -42,6 +43,13 @@ mod verification;
 pub use directories::{Open, Outside};
 pub use dry::Dry;
 pub use hub::{Asked, Desk, Hub, Judged, Live, Observed, Order, Parts};
+
+/// A point in time, in milliseconds since 1970, as the decision log writes it (RFC 3339).
+pub fn time_text(at_ms: u64) -> String {
+    let mut text = String::new();
+    line::Stamp::default().push(at_ms, &mut text);
+    text
+}
 
 /// Says something to the operator: one line on standard error, where the service manager logs it.
 pub fn say(text: &str) {

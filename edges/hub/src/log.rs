@@ -5,8 +5,9 @@
 //! oldest goes when the bound is passed. If the disk does not take the lines, they are dropped and
 //! counted, never kept without bound.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead as _, Write as _};
+use std::io::{self, BufRead as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -338,6 +339,51 @@ pub fn find(directory: &Path, id: &str) -> Option<String> {
         let end = memchr::memchr(b'\n', rest)?;
         String::from_utf8(rest.get(..end)?.to_vec()).ok()
     })
+}
+
+/// Reads on from where it was, for those who follow a log.
+#[derive(Debug, Default)]
+pub struct Reader {
+    /// How far each file was read.
+    places: BTreeMap<PathBuf, u64>,
+}
+
+impl Reader {
+    /// Begins at the end of what is there.
+    pub fn at_end(directory: &Path) -> Self {
+        let length = |path: &PathBuf| fs::metadata(path).map_or(0, |data| data.len());
+        let files = list(directory).into_iter();
+        Self { places: files.map(|path| (path.clone(), length(&path))).collect() }
+    }
+
+    /// Hands out the whole lines that were written since.
+    ///
+    /// # Errors
+    /// A file cannot be read; one that is gone is passed over.
+    pub fn read(&mut self, directory: &Path, mut each: impl FnMut(&str)) -> io::Result<()> {
+        let files = list(directory);
+        self.places.retain(|path, _| files.contains(path));
+        for path in files {
+            let mut file = match File::open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                file => file?,
+            };
+            let place = self.places.entry(path).or_default();
+            if file.metadata()?.len() <= *place {
+                continue;
+            }
+            file.seek(io::SeekFrom::Start(*place))?;
+            let (mut reader, mut line) = (io::BufReader::new(file), Vec::new());
+            while reader.read_until(b'\n', &mut line)? > 0 && line.ends_with(b"\n") {
+                *place += line.len() as u64;
+                if let Ok(text) = std::str::from_utf8(&line) {
+                    each(text.trim_end());
+                }
+                line.clear();
+            }
+        }
+        Ok(())
+    }
 }
 
 /// All lines in the files of a directory, oldest first. What is written meanwhile may be missing.

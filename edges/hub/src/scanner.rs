@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mpp_engine::scan::{Finding, Scanned, Scanning};
+use mpp_engine::scan::{Down, Finding, Scanned, Scanning};
 
 use serde_json::{Value, json};
 
@@ -45,6 +45,9 @@ pub enum Trouble {
     /// Too many are waiting.
     #[error("too many scans are waiting")]
     Busy,
+    /// This process itself stood still meanwhile: what the scanner said is not known.
+    #[error("mpp itself stood still while it was asked")]
+    Late,
     /// No server has answered, or none with anything that can be read.
     #[error("{0}")]
     Down(String),
@@ -63,6 +66,11 @@ pub trait Scanner: Send + Sync {
 
     /// Connects to every server anew and says what works.
     fn examine(&self) -> Answering<'_, Vec<Examined>>;
+
+    /// Since how many milliseconds it is left alone, and why; nothing: it answers.
+    fn down(&self) -> Option<(u64, String)> {
+        None
+    }
 
     /// Numbers for status and metrics: scans done, failed, busy, too large; milliseconds in all, waits
     /// included; microseconds of those done, without waits; which servers are down.
@@ -115,15 +123,17 @@ impl Scanners {
         let mut asked = Vec::new();
         let mut results = Vec::new();
         for scanning in all {
-            let (findings, is_incomplete) = self.ask(&scanning.with, letter, &mut asked).await;
-            let first = Scanned::of(findings, is_incomplete);
+            let first = self.ask((&scanning.with, scanning.down), letter, &mut asked).await;
             if scanning.then.is_empty() || (!scanning.with.is_empty() && scanning.is_sure(&first)) {
                 results.push(first);
                 continue;
             }
-            let (more, is_more) = self.ask(&scanning.then, letter, &mut asked).await;
-            let findings = first.findings.into_iter().chain(more).collect();
-            results.push(Scanned::of(findings, is_incomplete || is_more));
+            let more = self.ask((&scanning.then, scanning.down), letter, &mut asked).await;
+            let findings = first.findings.into_iter().chain(more.findings).collect();
+            let missing = [(first.missing, first.waits), (more.missing, more.waits)];
+            let missing = missing.iter().flat_map(|(all, waits)| all.iter().map(|it| (it, *waits)));
+            let all = Scanned::of(findings);
+            results.push(missing.fold(all, |all, (it, waits)| all.without(it, waits)));
         }
         results
     }
@@ -131,10 +141,10 @@ impl Scanners {
     /// Asks those of these scanners that were not asked yet, at once.
     async fn ask(
         &self,
-        names: &[Arc<str>],
+        (names, down): (&[Arc<str>], Option<Down>),
         letter: &Arc<Letter>,
         asked: &mut Vec<(Arc<str>, Result<Finding, Trouble>)>,
-    ) -> (Vec<Finding>, bool) {
+    ) -> Scanned {
         let mut wanted = Vec::new();
         for name in names.iter().filter(|name| !asked.iter().any(|(known, _)| known == *name)) {
             let known = self.all.iter().find(|(settings, _)| settings.name == *name);
@@ -154,18 +164,22 @@ impl Scanners {
                 all.push((name, scan.await.unwrap_or_else(down)));
             }
         }
-        for (name, found) in all {
-            if let Err(trouble @ (Trouble::Busy | Trouble::Down(_))) = &found {
-                crate::say(&format!("scanner {name}: {trouble}"));
-            }
-            asked.push((Arc::clone(name), found));
-        }
-        let of = asked.iter().filter(|(name, _)| names.contains(name)).map(|(_, found)| found);
-        let findings = of.clone().filter_map(|found| found.as_ref().ok().cloned()).collect();
-        // That a message is large is a setting, not a fault.
-        let is_fault =
-            |found: &Result<_, _>| matches!(found, Err(Trouble::Busy | Trouble::Down(_)));
-        (findings, of.clone().any(is_fault))
+        asked.extend(all.into_iter().map(|(name, found)| (Arc::clone(name), found)));
+        let of = asked.iter().filter(|(name, _)| names.contains(name));
+        let findings = of.clone().filter_map(|(_, found)| found.as_ref().ok().cloned()).collect();
+        of.fold(Scanned::of(findings), |all, (name, found)| match found {
+            // That a message is large is a setting, not a fault.
+            Ok(_) | Err(Trouble::TooLarge(_)) => all,
+            // Whoever has much to do is asked again a little later, whatever holds while it is away.
+            Err(Trouble::Busy | Trouble::Late) => all.without(name, true),
+            Err(Trouble::Down(_)) => all.without(name, self.waits_for(name, down)),
+        })
+    }
+
+    /// Whether mail of a policy waits for a scanner that is away.
+    fn waits_for(&self, name: &str, policy: Option<Down>) -> bool {
+        let known = self.all.iter().find(|(settings, _)| *settings.name == *name);
+        known.is_some_and(|(settings, _)| settings.down_for(policy) == Down::Defer)
     }
 }
 
@@ -177,6 +191,10 @@ impl Hub {
             let mut row = serde_json::Map::new();
             row.insert("name".into(), json!(&*settings.name));
             row.insert("kind".into(), json!(settings.kind.name()));
+            let down = scanner.down();
+            row.insert("state".into(), json!(if down.is_some() { "down" } else { "works" }));
+            row.insert("down_ms".into(), json!(down.as_ref().map(|(ms, _)| ms)));
+            row.insert("trouble".into(), json!(down.map(|(_, text)| text)));
             row.extend(scanner.numbers().into_iter().map(|(name, n)| (name.into(), json!(n))));
             Value::Object(row)
         });

@@ -4,6 +4,7 @@
 mod call;
 mod clamd;
 mod connect;
+mod queue;
 mod rspamd;
 mod spamd;
 mod station;

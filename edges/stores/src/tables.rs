@@ -4,8 +4,8 @@
 //! from the journal after a restart, so both lead to the same state.
 
 use mpp_engine::question::{
-    Answer, Block, Counted, Effect, History, IdentityKind, Key, Moment, NewBlock, Question,
-    STRIKES_KEEP_MS, Shelf,
+    Answer, Block, BlockReason, Counted, Effect, History, IdentityKind, Key, Moment, NewBlock,
+    Question, STRIKES_KEEP_MS, Shelf,
 };
 use mpp_hub::store::{BlockRow, Counts};
 
@@ -49,6 +49,10 @@ impl Default for Tables {
 
 /// What becomes of records: the journal takes them, or nobody.
 pub(crate) type Sink<'s> = Option<&'s mut Vec<u8>>;
+
+/// So many blocks are remembered, with those that have ended; some hundred bytes each. A flood of hosts
+/// that each earn one must not fill the memory.
+const BLOCKS_MAX: usize = 1 << 18;
 
 /// Behind the shelves' numbers in [`Tables::save`].
 const TAG_PART: u8 = 16;
@@ -143,7 +147,37 @@ impl Tables {
             }
             Effect::Note(_) => return,
         };
+        let made = match &record {
+            Record::Block { kind, key, .. } => Some((*kind, *key)),
+            _ => None,
+        };
         self.change(now_ms, record, sink);
+        if let Some((kind, key)) = made
+            && let Some((kind, key)) = self.least_of_too_many((kind, key), now_ms)
+        {
+            self.change(now_ms, Record::Unblock { kind, key }, sink);
+        }
+    }
+
+    /// The block that goes first, if there are too many beside a new one: such as have ended, then those
+    /// with the fewest before them, then those that end soonest. Whoever blocked by hand meant it, and the
+    /// new one stays.
+    fn least_of_too_many(
+        &self,
+        new: (IdentityKind, Key),
+        now_ms: u64,
+    ) -> Option<(IdentityKind, Key)> {
+        let blocks = &self.part(new.1)?.blocks;
+        if blocks.len() <= BLOCKS_MAX / PARTS {
+            return None;
+        }
+        let others = blocks.iter().filter(|(whose, (_, block))| {
+            **whose != new && (block.reason != BlockReason::Manual || !is_held(block, now_ms))
+        });
+        let least = others.min_by_key(|((kind, key), (_, block))| {
+            (is_held(block, now_ms), block.strikes, block.until_ms, *kind, *key)
+        });
+        least.map(|(whose, _)| *whose)
     }
 
     fn tried_again(&self, now_ms: u64, key: Key) -> Option<Record> {
@@ -413,4 +447,47 @@ pub(crate) fn next_block(before: Option<Block>, new: &NewBlock, now_ms: u64) -> 
     let strikes = if is_remembered(&before, now_ms) { before.strikes.saturating_add(1) } else { 0 };
     let until_ms = now_ms.saturating_add(new.lasts_ms(strikes));
     Block { until_ms, since_ms: now_ms, strikes, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use mpp_engine::question::Subject;
+
+    use super::*;
+
+    #[test]
+    fn a_flood_of_blocks_is_bounded_and_the_least_go_first() {
+        let mut tables = Tables::default();
+        let now_ms = 1_780_272_000_000;
+        let new = |number: u64, reason: BlockReason| NewBlock {
+            kind: IdentityKind::Client,
+            // All in one part, which is full soonest.
+            key: Key(number),
+            subject: Subject::Name(number.to_string().into()),
+            reason,
+            for_ms: 3_600_000,
+            grow: 2.0,
+            up_to_ms: 86_400_000,
+        };
+        let mut perform =
+            |new: NewBlock, at_ms: u64| tables.perform(at_ms, &Effect::Block(new), &mut None);
+        perform(new(1, BlockReason::Manual), now_ms);
+        // One that came twice.
+        perform(new(2, BlockReason::Trap), now_ms);
+        perform(new(2, BlockReason::Trap), now_ms + 2 * 3_600_000);
+        for number in 3..2_000 {
+            perform(new(number, BlockReason::Trap), now_ms + 2 * 3_600_000 + number);
+        }
+        let later_ms = now_ms + 2 * 3_600_000 + 2_000;
+        let part = tables.part(Key(1)).unwrap();
+        assert_eq!(part.blocks.len(), BLOCKS_MAX / PARTS);
+        let holds = |number: u64| {
+            part.blocks.get(&(IdentityKind::Client, Key(number))).is_some_and(|(_, block)| {
+                is_held(block, later_ms) || block.reason == BlockReason::Manual
+            })
+        };
+        assert!(holds(2), "who came again stays");
+        assert!(holds(1_999), "the newest is there");
+        assert!(!holds(3), "the one that ends soonest went");
+    }
 }

@@ -1,8 +1,12 @@
 //! `mpp explain ID`: why a message was refused.
 
+use std::path::Path;
+
 use clap::Args;
 use mpp_engine::checks::KINDS;
 use mpp_hub::id::Id;
+use mpp_operations::clean;
+use mpp_operations::log::Query;
 use serde_json::{Value, json};
 
 use super::Failure;
@@ -14,7 +18,8 @@ use crate::{print, wiring};
 #[command(after_help = "Examples:\n  mpp explain 66ZP1K0A00\n  mpp explain 66ZP1K0A00 --json\n\n\
     It works while the daemon is stopped too, as far back as `server.log_size` reaches.")]
 pub(crate) struct Explain {
-    /// The id: ten letters and digits at the end of the reply
+    /// The id: ten letters and digits at the end of the reply; or the queue id of the mail server, or the
+    /// id of a message in the quarantine
     id: String,
     #[command(flatten)]
     daemon: Where,
@@ -25,19 +30,17 @@ pub(crate) struct Explain {
 
 impl Explain {
     pub(crate) fn run(&self) -> Result<(), Failure> {
-        let id = self.id.trim_matches(['(', ')', ' ']);
-        let id = Id::parse(id)
-            .ok_or_else(|| format!("error: `{id}` is no id: it has ten letters and digits"))?;
+        let typed = self.id.trim_matches(['(', ')', ' ']);
         let (state, socket) = self.daemon.find()?;
         // A daemon may have lines in memory still. Without one all are in the files.
         drop(mpp_admin::ask(&socket, &json!({ "command": "settle" })));
         let directory = state.join(wiring::LOG);
-        let line = mpp_hub::log::find(&directory, &id.to_string()).ok_or_else(|| {
-            format!(
-                "error: no decision {id} in {}\nhelp: older ones leave as `server.log_size` says",
-                directory.display()
-            )
-        })?;
+        let id = Id::parse(typed);
+        let by_id = id.and_then(|id| mpp_hub::log::find(&directory, &id.to_string()));
+        let line = match by_id {
+            Some(line) => line,
+            None => self.elsewhere(typed, (&directory, &socket))?,
+        };
         if self.json {
             print::out(&line);
         } else {
@@ -48,13 +51,51 @@ impl Explain {
     }
 }
 
+impl Explain {
+    /// The last decision about what a mail server or the quarantine calls so.
+    fn elsewhere(
+        &self,
+        typed: &str,
+        (directory, socket): (&Path, &Path),
+    ) -> Result<String, Failure> {
+        let newest = |query: Query| -> Result<Option<String>, Failure> {
+            let query = Query { limit: Some(1), ..query };
+            let wanted = query.compile().map_err(|fault| Failure(format!("error: {fault}")))?;
+            Ok(super::log::find(directory, &wanted)?.pop_back())
+        };
+        let queued = Query { queue_id: Some(typed.to_owned()), ..Query::default() };
+        if let Some(line) = newest(queued)? {
+            return Ok(line);
+        }
+        let show = json!({ "command": "quarantine-show", "id": typed });
+        if let Ok(held) = mpp_admin::ask(socket, &show)
+            && let Some(instance) = held.get("instance").and_then(Value::as_str)
+        {
+            let of_held = Query { instance: Some(instance.to_owned()), ..Query::default() };
+            if let Some(line) = newest(of_held)? {
+                return Ok(line);
+            }
+        }
+        let is_id = Id::parse(typed).is_some();
+        let is_word = typed.len() > 4 && typed.bytes().all(|it| it.is_ascii_alphanumeric());
+        if !is_id && !is_word {
+            let text = format!("error: `{}` is no id: it has ten letters and digits", self.id);
+            return Err(Failure(clean::lines(&text)));
+        }
+        Err(Failure(format!(
+            "error: no decision {typed} in {}\nhelp: older ones leave as `server.log_size` says",
+            directory.display()
+        )))
+    }
+}
+
 fn shown(line: &Value) -> String {
     let mut lines = Vec::new();
     let text = |name: &str| line.get(name).and_then(Value::as_str).unwrap_or_default();
     for (name, value) in line.as_object().into_iter().flatten() {
         let shown = match value {
             Value::String(text) if text.is_empty() => "<>".to_owned(),
-            Value::String(text) => text.clone(),
+            Value::String(text) => clean::line(text),
             other => other.to_string(),
         };
         if name != "trace" {
@@ -62,7 +103,7 @@ fn shown(line: &Value) -> String {
         }
     }
     lines.extend(walk(text("trace"), text("stage"), text("check")));
-    lines.join("\n")
+    clean::lines(&lines.join("\n"))
 }
 
 /// What each check had to say, in the order in which they are asked.

@@ -4,12 +4,14 @@ mod ask;
 mod check;
 mod explain;
 mod import;
+mod log;
 mod postfix;
 mod quarantine;
 mod recipients;
 mod replay;
 mod serve;
 mod state;
+mod status;
 mod store;
 mod trace;
 mod verdict;
@@ -20,9 +22,12 @@ use clap::{Parser, Subcommand};
 
 use crate::print;
 
+/// Which mpp this is.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("MPP_COMMIT"), ")");
+
 /// E-mail defence beside Postfix: stops spam before DATA.
 #[derive(Debug, Parser)]
-#[command(name = "mpp", version, about, max_term_width = 100)]
+#[command(name = "mpp", version = VERSION, about, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -38,12 +43,14 @@ enum Command {
     Postfix(postfix::Postfix),
     /// Judge one made-up transaction, print the trace, change nothing
     Ask(ask::Ask),
-    /// Say why a message was refused, by the id in the reply
+    /// Say why a message was refused, by the id in the reply, a queue id, or the id of a held message
     Explain(explain::Explain),
+    /// Find decisions by sender, recipient, client, and whatever else is known of them
+    Log(log::Log),
     /// Show what came and what became of it
     Stats(state::Stats),
     /// Show how the daemon is
-    Status(state::Status),
+    Status(status::Status),
     /// List, add and remove blocks
     Blocks(state::Blocks),
     /// Show and forget what greylisting remembers of a transaction
@@ -82,6 +89,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Postfix(command) => command.run(),
         Command::Ask(command) => command.run(),
         Command::Explain(command) => command.run(),
+        Command::Log(command) => command.run(),
         Command::Stats(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Blocks(command) => command.run(),

@@ -100,6 +100,13 @@ pub(crate) fn statistics(report: &Value) -> String {
         }
     }
     push_funnel(&total["funnel"], &mut out);
+    for scanner in report["scanners"].as_array().into_iter().flatten() {
+        let unscanned = number(scanner, "/unscanned");
+        if unscanned > 0 {
+            let label = format!("not scanned by {}", text(scanner, "name"));
+            let _ = writeln!(out, "  {label:34} {:>12}", count(unscanned));
+        }
+    }
     push_spared(&report["spared"], &mut out);
     let directories = report["directories"].as_array().cloned().unwrap_or_default();
     if !directories.is_empty() {
@@ -217,82 +224,6 @@ fn push_days(report: &Value, out: &mut String) {
     }
 }
 
-/// Show how the daemon is.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  mpp status\n  mpp status --json")]
-pub(crate) struct Status {
-    #[command(flatten)]
-    daemon: Where,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-/// What is counted of a store that nodes share.
-fn push_figures(store: &Value, out: &mut String) {
-    let figure = |name: &str| number(store, &format!("/figures/{name}"));
-    if store.get("figures").and_then(Value::as_object).is_some_and(|all| !all.is_empty()) {
-        let _ = writeln!(
-            out,
-            "  shared: {} batches, the last took {} us; away {} times; {} decisions were late; {} \
-             changes wait, {} were dropped",
-            count(figure("batches")),
-            count(figure("trip_us")),
-            count(figure("outages")),
-            count(figure("late")),
-            count(figure("waiting")),
-            count(figure("dropped")),
-        );
-    }
-}
-
-impl Status {
-    pub(crate) fn run(&self) -> Result<(), Failure> {
-        let status = daemon(&self.daemon, &json!({ "command": "status" }))?;
-        if self.json {
-            print::out(&status.to_string());
-            return Ok(());
-        }
-        let store = status.get("store").unwrap_or(&Value::Null);
-        let mut out = String::new();
-        let _ = writeln!(out, "version        {}", text(&status, "version"));
-        let _ = writeln!(
-            out,
-            "configuration  {} (number {})",
-            text(&status, "configuration"),
-            number(&status, "/generation")
-        );
-        let _ = writeln!(out, "state          {}", text(&status, "state"));
-        let _ =
-            writeln!(out, "store          {} ({})", text(store, "health"), text(store, "place"));
-        for name in [
-            "greylisted",
-            "proven",
-            "correspondents",
-            "faults",
-            "looked_up",
-            "blocks",
-            "tallies",
-            "histories",
-        ] {
-            let value = count(number(store, &format!("/{name}")));
-            let _ = writeln!(out, "  {name:18} {value:>12}");
-        }
-        let _ = writeln!(
-            out,
-            "  memory {}, disk {}",
-            print::size(number(store, "/memory_bytes")),
-            print::size(number(store, "/disk_bytes"))
-        );
-        push_figures(store, &mut out);
-        for directory in status.get("directories").and_then(Value::as_array).into_iter().flatten() {
-            push_directory(directory, &mut out);
-        }
-        print::out(&out);
-        Ok(())
-    }
-}
-
 fn push_proxy(proxy: &Value, out: &mut String) {
     // Writing to a string cannot fail.
     let _ = writeln!(out, "\nProxy {}, since the start", text(proxy, "name"));
@@ -303,7 +234,7 @@ fn push_proxy(proxy: &Value, out: &mut String) {
     }
 }
 
-fn push_directory(directory: &Value, out: &mut String) {
+pub(super) fn push_directory(directory: &Value, out: &mut String) {
     // Writing to a string cannot fail.
     let _ = writeln!(
         out,

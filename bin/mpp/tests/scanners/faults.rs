@@ -112,3 +112,114 @@ fn more_than_may_wait_are_not_scanned() {
     let taken = replies.iter().filter(|reply| reply.starts_with("250")).count();
     assert_eq!(taken, 2, "{replies:?}");
 }
+
+/// What the log says of a scanner: how often it is down, and how often back.
+fn down_and_back(scene: &Scene, name: &str) -> (usize, usize) {
+    let said = scene.mpp.said();
+    let count = |word: String| said.matches(&word).count();
+    (count(format!("scanner {name}: down:")), count(format!("scanner {name} answers again")))
+}
+
+#[test]
+fn one_that_hangs_is_left_alone_and_a_virus_waits_for_it() {
+    let scanner = RealScanner::start(Kind::Clamd);
+    let rules = "[policy.default.scan]\nwith = [\"clamd\"]\n[policy.lenient]\n\
+        match = { recipient = [\"eve@test.example\"] }\nscan.down = \"pass\"\n";
+    let scene = Scene::start(&scanner.lines(), rules);
+    assert!(scene.send("198.51.100.7", "clean", "hi").starts_with("250"));
+    scanner.freeze();
+    // The usual time-out is 30 s: it is known long before.
+    let begin = Instant::now();
+    let reply = scene.send("198.51.100.7", "first", "hi");
+    assert!(reply.starts_with("451 4.7.1"), "{reply}");
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    for number in 0..20 {
+        let begin = Instant::now();
+        let reply = scene.send("198.51.100.7", &format!("next {number}"), "hi");
+        assert!(reply.starts_with("451 4.7.1"), "{reply}");
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    }
+    let mut client = scene.client("198.51.100.8");
+    let reply = client.message("a@good.example", "eve@test.example", &text("lenient", "hi"));
+    assert!(reply.starts_with("250"), "{reply}");
+    assert_eq!(down_and_back(&scene, "clamd"), (1, 0), "{}", scene.mpp.said());
+    let log = scene.mpp.folder().join("state/log");
+    until("what was not scanned in the log", || {
+        let files = std::fs::read_dir(&log).unwrap().flatten();
+        let lines: String = files.map(|it| std::fs::read_to_string(it.path()).unwrap()).collect();
+        (lines.matches("unscanned=clamd").count() == 22).then_some(())
+    });
+    assert!(scene.number("clamd", "unscanned") >= 22);
+    let told = scene.mpp.tell(&["stats"]);
+    assert!(told.contains("not scanned by clamd"), "{told}");
+    scanner.thaw();
+    until("a verdict again", || {
+        scene.send("198.51.100.9", "back", "hi").starts_with("250").then_some(())
+    });
+    assert_eq!(down_and_back(&scene, "clamd"), (1, 1), "{}", scene.mpp.said());
+}
+
+#[test]
+fn a_message_that_no_scanner_reads_has_nobody_elses_pass_unscanned() {
+    // It answers a probe, and hangs up on what names the poison.
+    let fake = FakeSmtp::start(|line| match line {
+        "Serial: poison" => Act::Cut(b"what?".to_vec()),
+        "This is a test of mpp." | "." => {
+            Act::Cut(b"SPAMD/1.1 0 EX_OK\r\nSpam: False ; 0 / 5\r\n\r\n".to_vec())
+        }
+        _ => Act::Listen,
+    });
+    let lines = format!("[scanner.s]\nkind = \"spamd\"\nservers = [\"{}\"]\n", fake.address());
+    let scene = Scene::start(&lines, "[policy.default.scan]\nwith = [\"s\"]\n");
+    for _ in 0..5 {
+        assert!(scene.send("198.51.100.7", "poison", "hi").starts_with("250"), "down = pass");
+    }
+    scene.mpp.wait_for_word("scanner s: a message was not scanned");
+    assert_eq!(down_and_back(&scene, "s"), (0, 0));
+    let status = scene.mpp.json(&["status"]);
+    assert_eq!(status["scanners"][0]["state"], "works", "{status}");
+}
+
+#[test]
+fn busy_is_not_down() {
+    let scanner = RealScanner::start(Kind::Spamd);
+    let lines = format!("{}scans = 1\nqueue = 3\n", scanner.lines());
+    let scene =
+        Scene::start(&lines, "[policy.default.scan]\nwith = [\"spamd\"]\ndown = \"pass\"\n");
+    scanner.freeze();
+    // One client has a quarter of the places.
+    let mut first = scene.client("198.51.100.7");
+    let waits = std::thread::spawn(move || {
+        first.message("a@good.example", "bob@test.example", &text("first", "hi"))
+    });
+    until("one that is scanned", || (scene.number("spamd", "waiting") == 1).then_some(()));
+    let reply = scene.send("198.51.100.7", "second", &gtube());
+    assert!(reply.starts_with("451 4.7.1"), "{reply}");
+    scanner.thaw();
+    assert!(waits.join().unwrap().starts_with("250"));
+    assert!(scene.send("198.51.100.8", "third", &gtube()).starts_with("550"));
+}
+
+#[test]
+fn what_was_being_scanned_while_mpp_stood_still_is_not_passed() {
+    let scanner = RealScanner::start(Kind::Spamd);
+    let lines = format!(
+        "[scanner.spamd]\nkind = \"spamd\"\nservers = [\"{}\"]\ntimeout = \"2s\"\n",
+        scanner.address()
+    );
+    let scene =
+        Scene::start(&lines, "[policy.default.scan]\nwith = [\"spamd\"]\ndown = \"pass\"\n");
+    scanner.freeze();
+    let mut client = scene.client("198.51.100.7");
+    let reply = std::thread::spawn(move || {
+        client.message("a@good.example", "bob@test.example", &text("frozen", &gtube()))
+    });
+    until("a scan under way", || (scene.number("spamd", "waiting") == 1).then_some(()));
+    mpp_tests::real::signal("STOP", &scene.mpp.process());
+    // A machine that is paused: its time goes on.
+    std::thread::sleep(Duration::from_secs(4));
+    mpp_tests::real::signal("CONT", &scene.mpp.process());
+    let reply = reply.join().unwrap();
+    assert!(reply.starts_with("451 4.7.1"), "{reply}");
+    scanner.thaw();
+}

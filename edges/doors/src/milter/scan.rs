@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use mpp_engine::facts::Stage;
-use mpp_engine::scan::{Class, Down, Fate, Plan, Scanned};
+use mpp_engine::scan::{Class, Fate, Plan, Scanned};
 use mpp_engine::verdict::{Action, Cause, Verdict};
 use mpp_hub::quarantine::{Holding, Mark, RELEASED_FIELD};
 use mpp_hub::scanner::Letter;
@@ -86,9 +86,9 @@ impl Session {
         let named = named.unwrap_or_default();
         let (mark, released) = self.released(&text, &named).await;
         let found = scanning::look_into(&hub, letter, &named).await;
-        let is_missing =
-            |found: &Found| found.scanned.is_incomplete && found.scanning.down == Down::Defer;
-        if found.iter().any(is_missing) {
+        if found.iter().any(|found| found.scanned.waits) {
+            let worst = scanning::worst(&found);
+            self.conclude((Action::Defer, Cause::Unavailable), &worst, Fate::Deliver);
             return Outcome::NotNow;
         }
         let mut fates = scanning::fates(&named, &found, false);

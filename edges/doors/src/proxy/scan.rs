@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mpp_engine::edits::Edits;
 use mpp_engine::facts::Stage;
-use mpp_engine::scan::{Class, Down, Fate, Plan, Scanned, Scanning};
+use mpp_engine::scan::{Class, Fate, Plan, Scanned, Scanning};
 use mpp_engine::verdict::{Action, Cause, Verdict};
 use mpp_hub::Observed;
 use mpp_hub::quarantine::{Holding, Mark, RELEASED_FIELD};
@@ -40,9 +40,9 @@ impl Session {
         };
         let (mark, released) = self.released(&text).await;
         let found = self.look_into(&text).await;
-        let is_missing =
-            |found: &Found| found.scanned.is_incomplete && found.scanning.down == Down::Defer;
-        if found.iter().any(is_missing) {
+        if found.iter().any(|found| found.scanned.waits) {
+            let worst = scanning::worst(&found);
+            self.conclude((Action::Defer, Cause::Unavailable), &worst, Fate::Deliver);
             return Ok(self.end_message(&Own(451, "4.7.1 Cannot be scanned now").into()));
         }
         // What was queued already could only be sent back, to a sender who may be forged.
