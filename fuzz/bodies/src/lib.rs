@@ -351,6 +351,29 @@ pub fn resp(bytes: &[u8]) {
     assert_eq!(whole, in_pieces);
 }
 
+/// Fields and what follows are the message, and its lines are told apart by pieces as by all of it.
+pub fn header(bytes: &[u8]) {
+    use mpp_wire::header::{Line, Lines, NAME_BYTES_MAX, fields, text};
+
+    let mut all = fields(bytes);
+    let mut together: Vec<u8> = all.by_ref().flat_map(|field| field.bytes.to_vec()).collect();
+    let header = together.len();
+    together.extend_from_slice(all.rest());
+    assert_eq!(together, bytes);
+    assert!(bytes.ends_with(text(bytes)));
+    let (mut lines, mut place) = (Lines::default(), 0);
+    for line in bytes.split_inclusive(|byte| *byte == b'\n').take_while(|it| it.ends_with(b"\n")) {
+        let mut ends = 1..=line.len().min(NAME_BYTES_MAX + 64);
+        let told = ends.find_map(|end| lines.tell(line.get(..end).unwrap_or_default()));
+        let is_over = matches!(told, Some(Line::Empty | Line::Text) | None);
+        assert!(place >= header || !is_over, "the header ends before its fields");
+        if is_over {
+            return;
+        }
+        place += line.len();
+    }
+}
+
 /// A response of HTTP: the same in whatever pieces it comes, and no longer than it may be. How long the
 /// pieces are says the first byte.
 pub fn http(bytes: &[u8]) {

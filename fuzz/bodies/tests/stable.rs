@@ -162,6 +162,11 @@ fn resp() {
 }
 
 #[test]
+fn header() {
+    run("header", mpp_fuzz_bodies::header);
+}
+
+#[test]
 fn http() {
     run("http", mpp_fuzz_bodies::http);
 }

@@ -126,7 +126,7 @@ fn what_was_held_behind_a_milter_alone_is_released_once_and_not_held_again() {
     let rules = |release_to: &str| {
         format!(
             "[listen]\npolicy = [\"{at}:10040\"]\nmilter = [\"{at}:10041\"]\n{}[networks]\n\
-             local = [\"10.0.0.0/8\"]\ntrusted = []\n[policy.default.greylist]\nmode = \"off\"\n\
+             local = [\"127.0.0.0/8\"]\ntrusted = []\n[policy.default.greylist]\nmode = \"off\"\n\
              {RULES}[quarantine]\n{release_to}",
             spamd.lines()
         )
