@@ -165,7 +165,8 @@ impl Session {
         let is_peer = |it: std::net::IpAddr| peers.iter().any(|network| network.contains(&it));
         self.door.quarantine.is_some()
             && (mark::is_believed(self.client.address, &self.door.hub.live().configuration)
-                || !proxy.is_gateway() && self.client.address.is_some_and(is_peer))
+                || !proxy.is_gateway()
+                    && self.client.address.is_some_and(|it| it.is_loopback() || is_peer(it)))
     }
 
     /// For which recipients somebody has let this message out of the quarantine, and its mark.
