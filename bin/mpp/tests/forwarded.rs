@@ -58,27 +58,39 @@ fn what_is_told_of_one_message_is_not_used_for_the_next() {
         raw.expect("EHLO mx.example", "250");
         raw.expect("XFORWARD NAME=mx.evil.example ADDR=192.0.2.77 HELO=evil IDENT=4Abc", "250");
         if between.is_empty() {
-            assert!(raw.message("a@b.example", "bob@test.example", "Serial: 1\r\n\r\nx").starts_with("250"));
+            assert!(
+                raw.message("a@b.example", "bob@test.example", "Serial: 1\r\n\r\nx")
+                    .starts_with("250")
+            );
         } else {
             raw.expect(between, "250");
         }
         // A program's own mail: nothing is said of a client.
-        assert!(raw.message("c@b.example", "bob@test.example", "Serial: 2\r\n\r\nx").starts_with("250"));
+        assert!(
+            raw.message("c@b.example", "bob@test.example", "Serial: 2\r\n\r\nx").starts_with("250")
+        );
         // What is left out of the second is not what the first had.
         raw.expect("XFORWARD ADDR=192.0.2.78", "250");
-        assert!(raw.message("d@b.example", "bob@test.example", "Serial: 3\r\n\r\nx").starts_with("250"));
+        assert!(
+            raw.message("d@b.example", "bob@test.example", "Serial: 3\r\n\r\nx").starts_with("250")
+        );
         // A denied client's refusal is not the next one's.
         raw.expect("XFORWARD ADDR=192.0.2.66", "250");
         assert!(raw.message("e@b.example", "bob@test.example", "x").starts_with("554"));
         raw.expect("RSET", "250");
-        assert!(raw.message("f@b.example", "bob@test.example", "Serial: 5\r\n\r\nx").starts_with("250"));
+        assert!(
+            raw.message("f@b.example", "bob@test.example", "Serial: 5\r\n\r\nx").starts_with("250")
+        );
     }
     let all = judged(&mpp, 14);
     let strangers: Vec<_> = all.iter().filter(|(client, ..)| client == "192.0.2.77").collect();
     assert_eq!(strangers.len(), 1, "its own message only: {all:?}");
     let of_its_own = all.iter().filter(|(client, ..)| client.starts_with("127."));
     assert!(of_its_own.clone().count() >= 6, "{all:?}");
-    assert!(of_its_own.clone().all(|(_, helo, id)| helo == "mx.example" && id.is_empty()), "{all:?}");
+    assert!(
+        of_its_own.clone().all(|(_, helo, id)| helo == "mx.example" && id.is_empty()),
+        "{all:?}"
+    );
     let third: Vec<_> = all.iter().filter(|(client, ..)| client == "192.0.2.78").collect();
     assert!(third.iter().all(|(_, helo, id)| helo.is_empty() && id.is_empty()), "{all:?}");
     // Nor does the hop behind hear of it.
@@ -96,9 +108,9 @@ fn a_client_that_calls_itself_oddly_hides_nothing() {
         let (host, port) = listen.rsplit_once(':').unwrap();
         let lines = match mode {
             "before" => format!("smtpd_proxy_filter = {listen}\n"),
-            _ => format!(
-                "content_filter = smtp:[{host}]:{port}\nsmtp_send_xforward_command = yes\n"
-            ),
+            _ => {
+                format!("content_filter = smtp:[{host}]:{port}\nsmtp_send_xforward_command = yes\n")
+            }
         };
         let front = Postfix::start(&address(), &lines);
         let long = "x".repeat(250);

@@ -179,7 +179,7 @@ mod tests {
             ("u = \"redis://:p@ss/w@h:1\"", "u = \"redis://*******@h:1\""),
             ("u = \"https://h/a@b\"", "u = \"https://***@b\""),
             ("[directory.secret]\nkind = \"sql\"", "[directory.secret]\nkind = \"sql\""),
-            ("no password here = 1", "no password********"),
+            ("no password here = 1", "no password ********"),
         ] {
             assert_eq!(hide(text, &[]), shown, "{text}");
             assert_eq!(hide(text, &[]).len(), text.len(), "places stay what they are");

@@ -225,7 +225,7 @@ mod tests {
         assert!(agreement.measures && agreement.protocol & shown == shown);
         assert!(!agreement.is_quiet(protocol::NO_HEADERS | protocol::NO_BODY));
         // Where nothing is asked at the end nobody wants to know.
-        let text = format!("[listen]\nmilter_stages = [\"RCPT\"]\n{text}");
+        let text = format!("milter_stages = [\"RCPT\"]\n{text}");
         assert!(!agreed(ALL, &text, false).measures);
     }
 
