@@ -82,7 +82,7 @@ fn what_is_told_of_one_message_is_not_used_for_the_next() {
             raw.message("f@b.example", "bob@test.example", "Serial: 5\r\n\r\nx").starts_with("250")
         );
     }
-    let all = judged(&mpp, 14);
+    let all = judged(&mpp, 13);
     let strangers: Vec<_> = all.iter().filter(|(client, ..)| client == "192.0.2.77").collect();
     assert_eq!(strangers.len(), 1, "its own message only: {all:?}");
     let of_its_own = all.iter().filter(|(client, ..)| client.starts_with("127."));
@@ -126,7 +126,7 @@ fn a_client_that_calls_itself_oddly_hides_nothing() {
         }
         let all = judged(&mpp, names.len());
         assert!(all.iter().all(|(client, ..)| client == "198.51.100.7"), "{mode}: {all:?}");
-        assert!(all.iter().any(|(_, helo, _)| helo.contains("rzte-pc.example")), "{all:?}");
+        assert!(all.iter().any(|(_, helo, _)| helo.contains("rzte-pc")), "{all:?}");
         assert_eq!(all.iter().all(|(.., id)| !id.is_empty()), mode == "after", "{all:?}");
         assert!(!front.log().contains("status=bounced"), "{}", front.log());
     }

@@ -174,9 +174,9 @@ fn a_balancer_that_looks_whether_we_are_well_is_no_stranger() {
     assert!(!blocks.to_string().contains("127."), "{blocks}");
     // Whom it speaks for is judged as ever.
     let mut last = String::new();
-    for _ in 0..5 {
+    for port in 12_345..12_350 {
         let mut raw = RawSmtp::open(&listen);
-        raw.send(b"PROXY TCP4 198.51.100.7 192.0.2.1 12345 25\r\n");
+        raw.send(format!("PROXY TCP4 198.51.100.7 192.0.2.1 {port} 25\r\n").as_bytes());
         last = raw.reply();
     }
     assert!(last.starts_with('4'), "{last}");
