@@ -3,7 +3,6 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -84,16 +83,9 @@ impl Session {
     /// Gives the connection to the hop back while the client says nothing.
     pub(super) fn release_hop(&mut self) {
         let Some(message) = &mut self.transaction else { return };
-        let Some(mut hop) = message.hop.take() else { return };
-        let is_begun = std::mem::take(&mut message.is_begun);
-        let place = message.place.take();
-        let (pool, setup) = (Arc::clone(&self.door.pool), Arc::clone(&self.setup));
-        tokio::spawn(async move {
-            if !is_begun || hop.forget().await.is_ok() {
-                pool.keep(hop, &setup);
-            }
-            drop(place);
-        });
+        let Some(hop) = message.hop.take() else { return };
+        let (is_begun, place) = (std::mem::take(&mut message.is_begun), message.place.take());
+        self.door.pool.give_back((hop, is_begun), place, &self.setup);
     }
 
     /// Whose share of what all need a message is on: a client and its network. Our own have all of it.

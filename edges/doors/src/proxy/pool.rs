@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::gate::{Gate, Setup};
+use super::gate::{Gate, HopPlace, Setup};
 use super::next_hop::NextHop;
 
 /// So many are kept for each thread; more are not worth their memory at the other side.
@@ -72,6 +72,26 @@ impl Pool {
                 None => return NextHop::open(gate, setup, number).await,
             }
         }
+    }
+
+    /// Takes a connection back, with whether a message was begun on it, which the hop is made to forget. Its
+    /// place among those at the hop is given up when it has.
+    pub(crate) fn give_back(
+        self: &Arc<Self>,
+        (mut hop, is_begun): (NextHop, bool),
+        place: Option<HopPlace>,
+        setup: &Arc<Setup>,
+    ) {
+        if !is_begun {
+            return self.keep(hop, setup);
+        }
+        let (pool, setup) = (Arc::clone(self), Arc::clone(setup));
+        tokio::spawn(async move {
+            if hop.forget().await.is_ok() {
+                pool.keep(hop, &setup);
+            }
+            drop(place);
+        });
     }
 
     /// Keeps a connection on which no message is under way.

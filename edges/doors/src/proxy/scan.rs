@@ -294,16 +294,9 @@ impl Session {
     /// Keeps the connection to the next hop for the next message.
     fn put_hop_back(&mut self) {
         let Some(message) = &mut self.transaction else { return };
-        let Some(mut hop) = message.hop.take().filter(|_| !message.is_text) else { return };
-        let (pool, setup) = (Arc::clone(&self.door.pool), Arc::clone(&self.setup));
-        if !message.is_begun {
-            return pool.keep(hop, &setup);
+        if let Some(hop) = message.hop.take().filter(|_| !message.is_text) {
+            self.door.pool.give_back((hop, message.is_begun), None, &self.setup);
         }
-        tokio::spawn(async move {
-            if hop.forget().await.is_ok() {
-                pool.keep(hop, &setup);
-            }
-        });
     }
 
     /// Recipients who get it in the same way.

@@ -325,20 +325,10 @@ impl Session {
         let Some(mut transaction) = self.transaction.take() else { return };
         let hub = &self.door.hub;
         hub.leave(hub.transaction(&transaction.instance));
-        let Some(mut hop) = transaction.hop.take() else { return };
-        if transaction.is_text {
-            // In the middle of a text nothing else ends it.
-            return;
+        // In the middle of a text nothing else ends it.
+        if let Some(hop) = transaction.hop.take().filter(|_| !transaction.is_text) {
+            self.door.pool.give_back((hop, transaction.is_begun), None, &self.setup);
         }
-        let (pool, setup) = (Arc::clone(&self.door.pool), Arc::clone(&self.setup));
-        if !transaction.is_begun {
-            return pool.keep(hop, &setup);
-        }
-        tokio::spawn(async move {
-            if hop.forget().await.is_ok() {
-                pool.keep(hop, &setup);
-            }
-        });
     }
 
     /// Every answer to the end of a message goes through here: what was taken stays counted; of what was
