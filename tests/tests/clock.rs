@@ -30,27 +30,8 @@ const MINUTE_MS: u64 = 60_000;
 const RIGHT_MS: u64 = 1_780_272_000_000;
 
 fn judge(hub: &Hub, sender: &str, recipient: &str) -> Action {
-    let asked = Asked {
-        door: "test",
-        stage: Stage::Rcpt,
-        client: [203, 0, 113, 7].into(),
-        client_port: 0,
-        client_name: "",
-        reverse_name: "",
-        helo: "",
-        sender,
-        recipient,
-        sasl_user: "",
-        instance: "",
-        queue_id: "",
-        context: "",
-        size_bytes: 0,
-        recipient_count: 0,
-        is_early: false,
-        is_ours: false,
-        is_queued: false,
-        unknown: &[],
-    };
+    let client = [203, 0, 113, 7].into();
+    let asked = Asked { sender, recipient, ..Asked::about("test", Stage::Rcpt, client) };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(hub.judge(&asked, &mut Desk::default())).decision.verdict.action
 }

@@ -107,27 +107,9 @@ enum Verdict {
 }
 
 async fn judge(hub: &Hub, recipient: &str) -> Verdict {
-    let asked = Asked {
-        door: "test",
-        stage: Stage::Rcpt,
-        client: [203, 0, 113, 7].into(),
-        client_port: 0,
-        client_name: "",
-        reverse_name: "",
-        helo: "",
-        sender: "a@x.example",
-        recipient,
-        sasl_user: "",
-        instance: "",
-        queue_id: "",
-        context: "",
-        size_bytes: 0,
-        recipient_count: 0,
-        is_early: false,
-        is_ours: false,
-        is_queued: false,
-        unknown: &[],
-    };
+    let client = [203, 0, 113, 7].into();
+    let sender = "a@x.example";
+    let asked = Asked { sender, recipient, ..Asked::about("test", Stage::Rcpt, client) };
     let verdict = hub.judge(&asked, &mut Desk::default()).await.decision.verdict;
     match (verdict.action, verdict.cause) {
         (Action::Accept, _) => Verdict::Known,

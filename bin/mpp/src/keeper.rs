@@ -274,25 +274,14 @@ impl Keeper {
     async fn teach(&self, holding: &Holding, recipient: &str) {
         let Some(client) = holding.client else { return };
         let asked = Asked {
-            door: "quarantine",
-            stage: Stage::EndOfMessage,
-            client,
-            client_port: 0,
             client_name: &holding.client_name,
-            reverse_name: "",
             helo: &holding.helo,
             sender: &holding.sender,
             recipient,
             sasl_user: &holding.sasl_user,
             instance: &holding.instance,
-            queue_id: "",
-            context: "",
-            size_bytes: 0,
             recipient_count: 1,
-            is_early: false,
-            is_ours: false,
-            is_queued: false,
-            unknown: &[],
+            ..Asked::about("quarantine", Stage::EndOfMessage, client)
         };
         self.hub.observe(&asked, Observed::Clean, &mut mpp_hub::Desk::default()).await;
     }

@@ -157,24 +157,14 @@ pub(crate) fn asked(request: &Value) -> Result<Asked<'_>, String> {
             .ok_or_else(|| format!("`{name}` is no stage"))?,
     };
     Ok(Asked {
-        door: "ask",
-        stage,
-        client,
-        client_port: 0,
         client_name: text("name"),
         reverse_name: text("name"),
         helo: text("helo"),
         sender: text("sender"),
         recipient: text("recipient"),
         sasl_user: text("sasl_user"),
-        instance: "",
-        queue_id: "",
         context: text("context"),
         size_bytes: request.get("size").and_then(Value::as_u64).unwrap_or(0),
-        recipient_count: 0,
-        is_early: false,
-        is_ours: false,
-        is_queued: false,
-        unknown: &[],
+        ..Asked::about("ask", stage, client)
     })
 }

@@ -1,6 +1,5 @@
 //! The hub: from what was asked to what is answered, with everything that follows.
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -17,6 +16,7 @@ use mpp_engine::scan::{Scanning, Skip};
 use mpp_engine::transaction::Transactions;
 use mpp_engine::verdict::{Action, Cause, Verdict};
 
+pub use crate::asked::Asked;
 use crate::clock::Clock;
 use crate::directories::{Directories, Outside};
 use crate::facts::facts;
@@ -31,35 +31,6 @@ use crate::statistics::{Counted, Statistics};
 use crate::store::{Counts, Store};
 use crate::ties::Ties;
 use crate::trace::Traces;
-
-/// What a door wants to know, as it was read.
-#[derive(Clone, Copy, Debug)]
-#[allow(missing_docs, reason = "the fields are those of `Facts`")]
-pub struct Asked<'a> {
-    pub door: &'static str,
-    pub stage: Stage,
-    pub client: IpAddr,
-    pub client_port: u16,
-    pub client_name: &'a str,
-    pub reverse_name: &'a str,
-    pub helo: &'a str,
-    pub sender: &'a str,
-    pub recipient: &'a str,
-    pub sasl_user: &'a str,
-    pub instance: &'a str,
-    pub queue_id: &'a str,
-    pub context: &'a str,
-    pub size_bytes: u64,
-    pub recipient_count: u32,
-    pub is_early: bool,
-    /// Whether the client is one of this site's own servers, which the configuration names, and speaks
-    /// for itself.
-    pub is_ours: bool,
-    /// Whether a mail server has taken the message already and asks from behind its queue.
-    pub is_queued: bool,
-    /// Attributes that nobody knows: for the log.
-    pub unknown: &'a [(&'a [u8], &'a [u8])],
-}
 
 /// What a line of the log says beyond what lies on the desk.
 pub(crate) struct Entry<'a> {

@@ -108,27 +108,7 @@ fn parts_of(network: ipnet::IpNet, length: u8) -> Result<Vec<std::net::IpAddr>, 
 }
 
 fn asked<'a>(client: std::net::IpAddr, sender: &'a str, recipient: &'a str) -> Asked<'a> {
-    Asked {
-        door: "import",
-        stage: Stage::Rcpt,
-        client,
-        client_port: 0,
-        client_name: "",
-        reverse_name: "",
-        helo: "",
-        sender,
-        recipient,
-        sasl_user: "",
-        instance: "",
-        queue_id: "",
-        context: "",
-        size_bytes: 0,
-        recipient_count: 0,
-        is_early: false,
-        is_ours: false,
-        is_queued: false,
-        unknown: &[],
-    }
+    Asked { sender, recipient, ..Asked::about("import", Stage::Rcpt, client) }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! are performed, statistics counted and a line logged. Doors know no check, and checks know no
 //! door.
 
+mod asked;
 pub mod board;
 pub mod clock;
 pub mod delivered;

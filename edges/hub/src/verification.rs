@@ -48,27 +48,8 @@ impl Inquiry {
 }
 
 fn asked_about(recipient: &str) -> Asked<'_> {
-    Asked {
-        door: "recipients",
-        stage: Stage::Rcpt,
-        client: std::net::Ipv4Addr::UNSPECIFIED.into(),
-        client_port: 0,
-        client_name: "",
-        reverse_name: "",
-        helo: "",
-        sender: "",
-        recipient,
-        sasl_user: "",
-        instance: "",
-        queue_id: "",
-        context: "",
-        size_bytes: 0,
-        recipient_count: 0,
-        is_early: false,
-        is_ours: false,
-        is_queued: false,
-        unknown: &[],
-    }
+    let nobody = std::net::Ipv4Addr::UNSPECIFIED.into();
+    Asked { recipient, ..Asked::about("recipients", Stage::Rcpt, nobody) }
 }
 
 fn subject(about: About, wanted: &[Wanted]) -> String {

@@ -54,9 +54,6 @@ impl Known {
         let last = text(|message| &message.last_recipient);
         let recipient = if is_at_end && recipients == 1 { last } else { recipient };
         Some(Asked {
-            door: CONTEXT,
-            stage,
-            client: client.address?,
             client_port: client.port,
             client_name: &client.name,
             reverse_name: &client.reverse_name,
@@ -69,10 +66,7 @@ impl Known {
             context: CONTEXT,
             size_bytes: message.map_or(0, |message| message.size_bytes),
             recipient_count: if is_at_end { recipients } else { 0 },
-            is_early: false,
-            is_ours: false,
-            is_queued: false,
-            unknown: &[],
+            ..Asked::about(CONTEXT, stage, client.address?)
         })
     }
 }
